@@ -1,1 +1,2 @@
-//! Placeholder
+//! The storage processor.
+pub mod config;

@@ -1,0 +1,506 @@
+//! The configuration of one storage processor: a TOML file that says where things are. Everything else is state.
+//!
+//! Unknown keys, wrong types and impossible values are refused with file, line, column and remedy.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use twinlun_api::ByteSize;
+
+/// Smallest disk that can hold a vault and some data.
+pub const MIN_DISK_SIZE: u64 = 16 << 20;
+/// A link key below this can be guessed.
+pub const MIN_KEY_BYTES: usize = 16;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the storage unit.
+    pub unit: String,
+    /// Storage processor, `a` or `b`.
+    pub sp: char,
+    /// Where relative paths start.
+    pub state_dir: PathBuf,
+    /// Disks in order.
+    pub disks: Vec<DiskConfig>,
+    /// Portals in order.
+    pub portals: Vec<PortalConfig>,
+    /// Link to other units, if any.
+    pub link: Option<LinkConfig>,
+    /// Admin socket.
+    pub admin_socket: PathBuf,
+    /// Disk engine.
+    pub engine: EngineName,
+    /// iSCSI timers and caps.
+    pub limits: Limits,
+}
+
+/// Which disk engine is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineName {
+    /// io_uring where the kernel allows it.
+    #[default]
+    Auto,
+    /// io_uring or refuse to start.
+    Uring,
+    /// Threads.
+    Portable,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// File, block device, `ram:NAME` or `null:NAME`.
+    pub path: PathBuf,
+    /// Size of the file to create.
+    pub size: Option<u64>,
+}
+
+/// A portal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortalConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Target portal group tag.
+    pub group: u16,
+}
+
+/// The link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Where other units reach this one.
+    pub listen: Option<SocketAddr>,
+    /// File with the key that both ends have.
+    pub key_file: PathBuf,
+    /// Other units.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Another unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its name.
+    pub unit: String,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// iSCSI timers and caps.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections that have not logged in yet.
+    pub logins: usize,
+    /// Seconds a login may take.
+    pub login_seconds: u64,
+    /// Seconds of silence after which a host is pinged; 0: never.
+    pub ping_seconds: u64,
+    /// Seconds a ping may go unanswered before the connection is closed.
+    pub ping_answer_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            logins: 256,
+            login_seconds: 15,
+            ping_seconds: 30,
+            ping_answer_seconds: 30,
+        }
+    }
+}
+
+/// Why a configuration cannot be used; shows as `file:line:column: what` and a remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// Line and column, from 1; absent when the file as a whole is meant.
+    pub at: Option<(usize, usize)>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.at {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if !self.remedy.is_empty() {
+            write!(f, "\n  what to do: {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    unit: UnitSection,
+    #[serde(default)]
+    disk: Vec<DiskSection>,
+    #[serde(default)]
+    portal: Vec<PortalSection>,
+    link: Option<LinkSection>,
+    #[serde(default)]
+    admin: AdminSection,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitSection {
+    name: Spanned<String>,
+    #[serde(default = "default_sp")]
+    sp: Spanned<String>,
+    state_dir: PathBuf,
+    #[serde(default)]
+    engine: EngineName,
+}
+
+fn default_sp() -> Spanned<String> {
+    Spanned::new(0..0, "a".into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskSection {
+    path: Spanned<PathBuf>,
+    size: Option<Spanned<ByteSize>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortalSection {
+    listen: Spanned<SocketAddr>,
+    #[serde(default = "default_group")]
+    group: Spanned<u16>,
+}
+
+fn default_group() -> Spanned<u16> {
+    Spanned::new(0..0, 1)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkSection {
+    listen: Option<SocketAddr>,
+    key_file: PathBuf,
+    #[serde(default)]
+    peer: Vec<PeerSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerSection {
+    unit: Spanned<String>,
+    addresses: Spanned<Vec<SocketAddr>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminSection {
+    socket: Option<PathBuf>,
+}
+
+/// Reads and checks the file at `path`.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        path: path.into(),
+        at: None,
+        what: format!("cannot be read: {error}"),
+        remedy: "name a readable configuration file with --config or TWINLUN_CONFIG".into(),
+    })?;
+    parse(path, &text)
+}
+
+/// Checks the text of a configuration; `path` is only named in errors.
+pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let reader = Reader { path, text };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let what = error.message().to_owned();
+        let remedy = if what.contains("unknown field") {
+            "remove the key or mend its spelling; unknown keys are refused so that a typing error cannot go unnoticed"
+        } else {
+            "see docs/configuration.md for every key and its type"
+        };
+        reader.error(error.span(), what, remedy)
+    })?;
+    reader.check(file)
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn error(
+        &self,
+        span: Option<std::ops::Range<usize>>,
+        what: impl Into<String>,
+        remedy: &str,
+    ) -> ConfigError {
+        let at = span.map(|span| {
+            let before = &self.text[..span.start.min(self.text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+            (line, column)
+        });
+        ConfigError { path: self.path.into(), at, what: what.into(), remedy: remedy.into() }
+    }
+
+    fn check(&self, file: File) -> Result<Config, ConfigError> {
+        let unit = self.name(&file.unit.name)?;
+        let sp = match file.unit.sp.get_ref().as_str() {
+            "a" => 'a',
+            "b" => 'b',
+            other => {
+                let what = format!("storage processor {other:?} does not exist");
+                return Err(self.error(Some(file.unit.sp.span()), what, "write sp = \"a\" or sp = \"b\""));
+            }
+        };
+        // Relative paths start at the configuration file, so that it means the same wherever the daemon is started.
+        let base = self.path.parent().unwrap_or(Path::new(""));
+        let state_dir = base.join(&file.unit.state_dir);
+        let disks = self.disks(&state_dir, &file.disk)?;
+        let portals = self.portals(&file.portal)?;
+        let link = file.link.map(|link| self.link(&state_dir, &unit, link)).transpose()?;
+        let admin_socket = state_dir.join(file.admin.socket.unwrap_or_else(|| "admin.sock".into()));
+        Ok(Config {
+            unit,
+            sp,
+            state_dir,
+            disks,
+            portals,
+            link,
+            admin_socket,
+            engine: file.unit.engine,
+            limits: file.limits,
+        })
+    }
+
+    /// Unit names become part of the iSCSI name, so they keep to its alphabet (RFC 7143, 4.2.7.2; RFC 3722).
+    fn name(&self, name: &Spanned<String>) -> Result<String, ConfigError> {
+        let text = name.get_ref();
+        let good = !text.is_empty()
+            && text.len() <= 63
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if good {
+            return Ok(text.clone());
+        }
+        Err(self.error(
+            Some(name.span()),
+            format!("unit name {text:?} cannot be part of an iSCSI name"),
+            "use up to 63 lower-case letters, digits, '-' and '.', beginning with a letter or digit",
+        ))
+    }
+
+    fn disks(&self, state_dir: &Path, sections: &[DiskSection]) -> Result<Vec<DiskConfig>, ConfigError> {
+        if sections.is_empty() {
+            return Err(self.error(
+                None,
+                "no disk is configured",
+                "add a [[disk]] section with path and size",
+            ));
+        }
+        let mut disks: Vec<DiskConfig> = Vec::new();
+        for section in sections {
+            let given = section.path.get_ref();
+            let text = given.to_string_lossy();
+            let path = if text.starts_with("ram:") || text.starts_with("null:") {
+                given.clone()
+            } else {
+                state_dir.join(given)
+            };
+            if disks.iter().any(|other| other.path == path) {
+                let what = format!("disk {} is named twice", path.display());
+                return Err(self.error(Some(section.path.span()), what, "give every disk a path of its own"));
+            }
+            if let Some(size) = &section.size
+                && (size.get_ref().0 < MIN_DISK_SIZE || !size.get_ref().0.is_multiple_of(4096))
+            {
+                let what = format!("a disk of {} cannot be used", size.get_ref());
+                let remedy = "give it at least 16MiB, in multiples of 4096 bytes";
+                return Err(self.error(Some(size.span()), what, remedy));
+            }
+            disks.push(DiskConfig { path, size: section.size.as_ref().map(|size| size.get_ref().0) });
+        }
+        Ok(disks)
+    }
+
+    fn portals(&self, sections: &[PortalSection]) -> Result<Vec<PortalConfig>, ConfigError> {
+        if sections.is_empty() {
+            let remedy = "add a [[portal]] section, such as listen = \"127.0.0.1:3260\"";
+            return Err(self.error(None, "no portal is configured, so no host could reach the unit", remedy));
+        }
+        let mut portals: Vec<PortalConfig> = Vec::new();
+        for section in sections {
+            let listen = *section.listen.get_ref();
+            if listen.port() != 0 && portals.iter().any(|other| other.listen == listen) {
+                let what = format!("portal {listen} is named twice");
+                return Err(self.error(
+                    Some(section.listen.span()),
+                    what,
+                    "give every portal an address of its own",
+                ));
+            }
+            let group = *section.group.get_ref();
+            if group == 0 {
+                let remedy = "number portal groups from 1";
+                return Err(self.error(Some(section.group.span()), "portal group 0 does not exist", remedy));
+            }
+            portals.push(PortalConfig { listen, group });
+        }
+        Ok(portals)
+    }
+
+    fn link(&self, state_dir: &Path, unit: &str, section: LinkSection) -> Result<LinkConfig, ConfigError> {
+        let mut peers: Vec<PeerConfig> = Vec::new();
+        for peer in &section.peer {
+            let name = self.name(&peer.unit)?;
+            if name == unit {
+                let remedy = "list only other units; two units need two names";
+                return Err(self.error(
+                    Some(peer.unit.span()),
+                    format!("unit {name:?} is this unit"),
+                    remedy,
+                ));
+            }
+            if peers.iter().any(|other| other.unit == name) {
+                let remedy = "put all its addresses into one [[link.peer]]";
+                return Err(self.error(
+                    Some(peer.unit.span()),
+                    format!("unit {name:?} is named twice"),
+                    remedy,
+                ));
+            }
+            if peer.addresses.get_ref().is_empty() {
+                let remedy = "write addresses = [\"192.0.2.1:7400\"]";
+                return Err(self.error(
+                    Some(peer.addresses.span()),
+                    format!("unit {name:?} has no address"),
+                    remedy,
+                ));
+            }
+            peers.push(PeerConfig { unit: name, addresses: peer.addresses.get_ref().clone() });
+        }
+        Ok(LinkConfig { listen: section.listen, key_file: state_dir.join(section.key_file), peers })
+    }
+}
+
+/// Reads the link key: the file's bytes without trailing line ends.
+pub fn load_key(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let error =
+        |what: String, remedy: &str| ConfigError { path: path.into(), at: None, what, remedy: remedy.into() };
+    let make = "write at least 16 random bytes to it, the same on every unit: head -c 32 /dev/urandom | base64 > FILE";
+    let mut key =
+        std::fs::read(path).map_err(|e| error(format!("the link key cannot be read: {e}"), make))?;
+    while key.last().is_some_and(|b| *b == b'\n' || *b == b'\r') {
+        key.pop();
+    }
+    if key.len() < MIN_KEY_BYTES {
+        return Err(error(format!("the link key has {} bytes, {MIN_KEY_BYTES} are needed", key.len()), make));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[unit]
+name = "east"
+sp = "a"
+state_dir = "state"
+
+[[disk]]
+path = "disk0.img"
+size = "1GiB"
+
+[[disk]]
+path = "ram:fast"
+size = "64MiB"
+
+[[portal]]
+listen = "127.0.0.1:3260"
+
+[[portal]]
+listen = "[::1]:3260"
+group = 2
+
+[link]
+listen = "127.0.0.1:7400"
+key_file = "link.key"
+[[link.peer]]
+unit = "west"
+addresses = ["127.0.0.1:7401"]
+
+[admin]
+socket = "admin.sock"
+"#;
+
+    fn parse_text(text: &str) -> Result<Config, ConfigError> {
+        parse(Path::new("/etc/twinlun/east.toml"), text)
+    }
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let config = parse_text(GOOD).expect("the example is good");
+        assert_eq!(config.unit, "east");
+        assert_eq!(config.disks[0].path, Path::new("/etc/twinlun/state/disk0.img"));
+        assert_eq!(config.disks[0].size, Some(1 << 30));
+        assert_eq!(config.disks[1].path, Path::new("ram:fast"));
+        assert_eq!(config.portals[1].group, 2);
+        assert_eq!(config.admin_socket, Path::new("/etc/twinlun/state/admin.sock"));
+        let link = config.link.expect("there is a link");
+        assert_eq!(link.peers[0].unit, "west");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_column() {
+        for (from, to, at, word) in [
+            ("sp = \"a\"", "sp = \"c\"", Some((4, 6)), "storage processor"),
+            ("sp = \"a\"", "spp = \"a\"", Some((4, 1)), "unknown field"),
+            ("name = \"east\"", "name = \"Ost!\"", Some((3, 8)), "iSCSI name"),
+            ("size = \"1GiB\"", "size = \"1GB8\"", Some((9, 8)), "size"),
+            ("size = \"1GiB\"", "size = \"1MiB\"", Some((9, 8)), "cannot be used"),
+            ("path = \"ram:fast\"", "path = \"disk0.img\"", Some((12, 8)), "twice"),
+            ("127.0.0.1:3260", "localhost", Some((16, 10)), "socket address"),
+            ("group = 2", "group = 0", Some((20, 9)), "portal group 0"),
+            ("unit = \"west\"", "unit = \"east\"", Some((26, 8)), "this unit"),
+            ("state_dir = \"state\"", "", Some((2, 1)), "state_dir"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from} is not in the example");
+            let error = parse_text(&text).expect_err(to);
+            assert_eq!(error.at, at, "{to}: {error}");
+            assert!(error.to_string().contains(word), "{to}: {error}");
+            assert!(!error.remedy.is_empty(), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_unit_without_disks_or_portals_is_refused() {
+        let head = "[unit]\nname = \"east\"\nstate_dir = \".\"\n";
+        assert!(parse_text(head).expect_err("no disk").what.contains("disk"));
+        let disk = format!("{head}[[disk]]\npath = \"d\"\nsize = \"1GiB\"\n");
+        assert!(parse_text(&disk).expect_err("no portal").what.contains("portal"));
+    }
+}
