@@ -1,2 +1,3 @@
 //! The storage processor.
+pub mod admin;
 pub mod config;
