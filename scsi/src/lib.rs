@@ -1,1 +1,35 @@
-//! Placeholder
+//! SCSI device server: CDB in, outcome out (SAM-5, SPC-5, SBC-4). Pure: no I/O, no clock, no threads.
+//!
+//! [`TargetDevice`] holds the LUs and I_T nexuses of one storage processor. The way of a command:
+//!
+//! 1. [`TargetDevice::begin`] enters it into the LU's task set: run it, hold it, or refuse it.
+//! 2. [`TargetDevice::execute`] checks unit attentions, reservations, ALUA and the CDB, all from one command table,
+//!    and says what is to be done: answer ([`Outcome::Done`]), run block requests ([`Outcome::Io`]), or store something first
+//!    ([`Outcome::Settle`]).
+//! 3. [`TargetDevice::end`] takes the task out and names the held tasks that may run now.
+//!
+//! Task management goes through [`TargetDevice::manage`], which names the tasks to abort.
+
+#![forbid(unsafe_code)]
+
+mod attention;
+mod device;
+mod io;
+pub mod lun;
+mod port;
+mod sense;
+mod tasks;
+mod wire;
+
+pub use attention::{Attentions, UnitAttention};
+pub use device::{
+    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, Settle, TargetDevice,
+    TargetIdentity,
+};
+pub use io::{Io, Step};
+pub use lun::LunMap;
+pub use port::{InitiatorPort, TargetPort};
+pub use sense::{Asc, FieldPointer, Reply, Sense, SenseBytes, SenseKey, Status};
+pub use tasks::{
+    Abort, Admission, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,
+};

@@ -1,0 +1,249 @@
+//! What a command asks of the block layer: a few steps, each one request (SBC-4, clause 5).
+
+use std::collections::VecDeque;
+
+use twinlun_block::{BlockError, BlockRequest, BlockResult, BlockSize, ByteRange, Payload, compare};
+
+use crate::LuId;
+use crate::sense::{Asc, Reply, Sense, SenseKey};
+
+/// Reads for verification and writes of a repeated pattern move at most this much at a time.
+pub(crate) const STEP: u64 = 1 << 20;
+
+/// Unmapping and clearing move in larger steps: they carry no data.
+pub(crate) const CLEAR_STEP: u64 = 64 << 20;
+
+/// How often ORWRITE starts over because other writes came between its read and its write.
+const OR_ATTEMPTS: u32 = 64;
+
+/// A command on its way through the block layer.
+///
+/// Call [`Io::next`] with `None`, submit what it asks for to the layer of [`Io::lu`], call it again with the result, until it is done.
+#[derive(Debug)]
+#[must_use = "a command without its steps gets no answer"]
+pub struct Io {
+    lu: LuId,
+    size: BlockSize,
+    descriptor_sense: bool,
+    data_out_len: u64,
+    plan: Plan,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Submit this and come back with the result.
+    Submit(BlockRequest),
+    /// The command is over.
+    Done(Reply),
+}
+
+/// The work of a command.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// One request. The data of a read goes to the host.
+    Single(BlockRequest),
+    /// Submitted; the command ends with its result.
+    Last { write: bool },
+    /// Everything longer, off the hot path.
+    Long(Box<Long>),
+}
+
+/// Work of several requests.
+#[derive(Debug)]
+pub(crate) enum Long {
+    /// Requests one after the other, taken from the front.
+    Sequence { requests: VecDeque<BlockRequest>, write: bool },
+    /// WRITE SAME of data: `pattern` is the longest piece.
+    Repeat { left: ByteRange, pattern: Payload, fua: bool },
+    /// Reads the range and compares.
+    Verify { left: ByteRange, start: u64, expected: Expected, asked: u64 },
+    /// WRITE AND VERIFY: a write, then the verification.
+    WriteVerify { write: Option<BlockRequest>, verify: Box<Long> },
+    /// ORWRITE: read, then compare and write, until nobody came between.
+    Or { range: ByteRange, data: Payload, fua: bool, read: Option<Payload>, attempts: u32 },
+}
+
+/// What a verification compares with.
+#[derive(Debug)]
+pub(crate) enum Expected {
+    /// Nothing: the medium must be readable.
+    Readable,
+    /// The Data-Out.
+    Data(Payload),
+    /// One block, again and again; a run of [`STEP`] bytes of it.
+    Pattern(Payload),
+}
+impl Io {
+    pub(crate) fn new(
+        lu: LuId,
+        size: BlockSize,
+        descriptor_sense: bool,
+        data_out_len: u64,
+        plan: Plan,
+    ) -> Self {
+        Self { lu, size, descriptor_sense, data_out_len, plan }
+    }
+
+    /// The LU that it goes to.
+    pub fn lu(&self) -> LuId {
+        self.lu
+    }
+
+    /// The next step. `previous` is the result of the request submitted last, `None` at the beginning.
+    pub fn next(&mut self, previous: Option<BlockResult>) -> Step {
+        if let Plan::Single(_) = self.plan {
+            let Plan::Single(request) = std::mem::replace(&mut self.plan, Plan::Last { write: false }) else {
+                unreachable!("looked at above")
+            };
+            let write = !matches!(request, BlockRequest::Read { .. });
+            self.plan = Plan::Last { write };
+            return Step::Submit(request);
+        }
+        match &mut self.plan {
+            Plan::Single(_) => unreachable!("taken above"),
+            Plan::Last { write } => {
+                let write = *write;
+                match previous {
+                    Some(Ok(data)) => {
+                        let mut reply = Reply::data(data);
+                        reply.data_out_len = self.data_out_len;
+                        Step::Done(reply)
+                    }
+                    Some(Err(error)) => Step::Done(self.failed(error, write)),
+                    None => Step::Done(self.failed(BlockError::Aborted, write)),
+                }
+            }
+            Plan::Long(long) => match long.next(previous) {
+                Ok(Some(request)) => Step::Submit(request),
+                Ok(None) => Step::Done(Reply { data_out_len: self.data_out_len, ..Reply::good() }),
+                Err((error, write)) => Step::Done(self.failed(error, write)),
+            },
+        }
+    }
+
+    fn failed(&self, error: BlockError, write: bool) -> Reply {
+        let sense = Sense::from_block_error(error, write, self.size);
+        Reply { data_out_len: self.data_out_len, ..Reply::check(&sense, self.descriptor_sense) }
+    }
+}
+
+impl Long {
+    /// The next request, or `None` when all went well; the flag of an error says whether it was a write.
+    fn next(&mut self, previous: Option<BlockResult>) -> Result<Option<BlockRequest>, (BlockError, bool)> {
+        match self {
+            Self::Sequence { requests, write } => {
+                previous.transpose().map_err(|e| (e, *write))?;
+                Ok(requests.pop_front())
+            }
+            Self::Repeat { left, pattern, fua } => {
+                previous.transpose().map_err(|e| (e, true))?;
+                let len = left.len().min(pattern.len() as u64);
+                if len == 0 {
+                    return Ok(None);
+                }
+                let range = ByteRange::new(left.offset(), len);
+                *left = ByteRange::new(range.end(), left.len() - len);
+                Ok(Some(BlockRequest::Write { range, data: pattern.slice(0, len as usize), fua: *fua }))
+            }
+            Self::Verify { left, start, expected, asked } => {
+                if let Some(result) = previous {
+                    let data = result.map_err(|e| (e, false))?;
+                    let at = left.offset() - *asked;
+                    expected.check(&data, at - *start).map_err(|e| (e, false))?;
+                }
+                *asked = left.len().min(STEP);
+                if *asked == 0 {
+                    return Ok(None);
+                }
+                let range = ByteRange::new(left.offset(), *asked);
+                *left = ByteRange::new(range.end(), left.len() - *asked);
+                Ok(Some(BlockRequest::Read { range }))
+            }
+            Self::WriteVerify { write, verify } => match (write.take(), previous) {
+                (Some(request), _) => Ok(Some(request)),
+                (None, previous) => verify.next_after_write(previous),
+            },
+            Self::Or { range, data, fua, read, attempts } => {
+                let old = match (previous, read.take()) {
+                    (None, _) => return Ok(Some(BlockRequest::Read { range: *range })),
+                    (Some(Ok(old)), None) => old,
+                    (Some(Ok(_)), Some(_)) => return Ok(None),
+                    (Some(Err(BlockError::Miscompare { .. })), Some(_)) if *attempts > 0 => {
+                        *attempts -= 1;
+                        return Ok(Some(BlockRequest::Read { range: *range }));
+                    }
+                    (Some(Err(BlockError::Miscompare { .. })), _) => return Err((BlockError::Aborted, true)),
+                    (Some(Err(error)), read) => return Err((error, read.is_some())),
+                };
+                let mut merged = old.to_bytes().to_vec();
+                for (byte, more) in merged.iter_mut().zip(data.to_bytes()) {
+                    *byte |= more;
+                }
+                *read = Some(old.clone());
+                Ok(Some(BlockRequest::CompareAndWrite {
+                    range: *range,
+                    compare: old,
+                    data: Payload::from(merged),
+                    fua: *fua,
+                }))
+            }
+        }
+    }
+
+    /// The verification behind a write: the first result it is shown is the write's.
+    fn next_after_write(
+        &mut self,
+        previous: Option<BlockResult>,
+    ) -> Result<Option<BlockRequest>, (BlockError, bool)> {
+        match self {
+            Self::Verify { asked: 0, .. } => {
+                previous.transpose().map_err(|e| (e, true))?;
+                self.next(None)
+            }
+            _ => self.next(previous),
+        }
+    }
+
+    pub(crate) fn or(range: ByteRange, data: Payload, fua: bool) -> Self {
+        Self::Or { range, data, fua, read: None, attempts: OR_ATTEMPTS }
+    }
+
+    pub(crate) fn verify(range: ByteRange, expected: Expected) -> Self {
+        Self::Verify { left: range, start: range.offset(), expected, asked: 0 }
+    }
+}
+
+impl Expected {
+    /// Compares what was read at `at` bytes behind the start.
+    fn check(&self, read: &Payload, at: u64) -> Result<(), BlockError> {
+        let expected = match self {
+            Self::Readable => return Ok(()),
+            Self::Data(data) => data.slice(at as usize, read.len()),
+            Self::Pattern(pattern) => pattern.slice(0, read.len()),
+        };
+        compare(read, &expected).map_err(|error| match error {
+            BlockError::Miscompare { offset } => BlockError::Miscompare { offset: offset + at },
+            other => other,
+        })
+    }
+}
+
+/// `block` again and again, `len` bytes in all, sharing one copy of at most 64 KiB.
+pub(crate) fn repeat(block: &[u8], len: u64) -> Payload {
+    const COPY: usize = 64 << 10;
+    let run = bytes::Bytes::from(block.repeat((COPY / block.len().max(1)).max(1)));
+    let mut out = Payload::new();
+    let mut left = len as usize;
+    while left > 0 && !run.is_empty() {
+        let piece = left.min(run.len());
+        out.push(run.slice(..piece));
+        left -= piece;
+    }
+    out
+}
+
+/// A failure to store what must be durable before the answer.
+pub(crate) fn not_stored() -> Sense {
+    Sense::new(SenseKey::HardwareError, Asc::INTERNAL_TARGET_FAILURE)
+}

@@ -1,0 +1,298 @@
+//! Status, sense data and the reply that carries them (SAM-5, 5.3; SPC-5, 4.5).
+
+use std::ops::Deref;
+
+use twinlun_block::{BlockError, BlockSize, Payload};
+
+/// Status of a command (SAM-5, table 33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Done.
+    Good = 0x00,
+    /// Sense data says what is the matter.
+    CheckCondition = 0x02,
+    /// PRE-FETCH found room for all blocks. Never sent by PRE-FETCH here, named for the initiator half.
+    ConditionMet = 0x04,
+    /// Try again later.
+    Busy = 0x08,
+    /// Another I_T nexus holds a reservation that forbids the command.
+    ReservationConflict = 0x18,
+    /// The task set has no room.
+    TaskSetFull = 0x28,
+    /// An auto contingent allegiance is in force.
+    AcaActive = 0x30,
+    /// Aborted by another I_T nexus, and the control mode page asks to be told (TAS).
+    TaskAborted = 0x40,
+}
+
+/// Sense key (SPC-5, table 48).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SenseKey {
+    /// Nothing to report.
+    NoSense = 0x0,
+    /// The LU cannot be accessed.
+    NotReady = 0x2,
+    /// Data cannot be read or written.
+    MediumError = 0x3,
+    /// The device failed.
+    HardwareError = 0x4,
+    /// The command is at fault.
+    IllegalRequest = 0x5,
+    /// Something changed that the initiator must know of.
+    UnitAttention = 0x6,
+    /// Write protected, or out of space.
+    DataProtect = 0x7,
+    /// Ended by the device server; a retry may succeed.
+    AbortedCommand = 0xB,
+    /// Compared data differ.
+    Miscompare = 0xE,
+}
+
+/// Additional sense code and qualifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asc(pub u8, pub u8);
+
+#[expect(missing_docs, reason = "each name is the text of SPC-5, annex F")]
+impl Asc {
+    pub const NONE: Self = Self(0x00, 0x00);
+    pub const BECOMING_READY: Self = Self(0x04, 0x01);
+    pub const NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x04, 0x02);
+    pub const TARGET_PORT_IN_STANDBY: Self = Self(0x04, 0x0B);
+    pub const TARGET_PORT_UNAVAILABLE: Self = Self(0x04, 0x0C);
+    pub const WRITE_ERROR: Self = Self(0x0C, 0x00);
+    pub const INVALID_FIELD_IN_INFORMATION_UNIT: Self = Self(0x0E, 0x03);
+    pub const UNRECOVERED_READ_ERROR: Self = Self(0x11, 0x00);
+    pub const PARAMETER_LIST_LENGTH_ERROR: Self = Self(0x1A, 0x00);
+    pub const MISCOMPARE_DURING_VERIFY: Self = Self(0x1D, 0x00);
+    pub const INVALID_OPCODE: Self = Self(0x20, 0x00);
+    pub const LBA_OUT_OF_RANGE: Self = Self(0x21, 0x00);
+    pub const INVALID_FIELD_IN_CDB: Self = Self(0x24, 0x00);
+    pub const LUN_NOT_SUPPORTED: Self = Self(0x25, 0x00);
+    pub const INVALID_FIELD_IN_PARAMETER_LIST: Self = Self(0x26, 0x00);
+    pub const INVALID_RELEASE_OF_RESERVATION: Self = Self(0x26, 0x04);
+    pub const WRITE_PROTECTED: Self = Self(0x27, 0x00);
+    pub const SPACE_ALLOCATION_FAILED: Self = Self(0x27, 0x07);
+    pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2C, 0x00);
+    pub const INTERNAL_TARGET_FAILURE: Self = Self(0x44, 0x00);
+    pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
+    pub const MEDIUM_REMOVAL_PREVENTED: Self = Self(0x53, 0x02);
+    pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self(0x55, 0x04);
+}
+
+/// The bytes of a CDB or parameter list that an ILLEGAL REQUEST complains of (SPC-5, 4.5.2.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldPointer {
+    /// In the CDB; otherwise in the parameter list.
+    pub in_cdb: bool,
+    /// Byte.
+    pub byte: u16,
+    /// Most significant bit of the field, when one can be named.
+    pub bit: Option<u8>,
+}
+
+/// Sense data as values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense {
+    /// What kind of trouble.
+    pub key: SenseKey,
+    /// Which trouble.
+    pub asc: Asc,
+    /// INFORMATION: an LBA, or the offset of a miscompare.
+    pub information: Option<u64>,
+    /// Where an illegal request is wrong.
+    pub field: Option<FieldPointer>,
+}
+
+impl Sense {
+    /// Sense data of a key and a code.
+    pub const fn new(key: SenseKey, asc: Asc) -> Self {
+        Self { key, asc, information: None, field: None }
+    }
+
+    /// ILLEGAL REQUEST with that code.
+    pub const fn illegal(asc: Asc) -> Self {
+        Self::new(SenseKey::IllegalRequest, asc)
+    }
+
+    /// INVALID FIELD IN CDB at that byte and, where it is one, bit.
+    pub const fn cdb_field(byte: u16, bit: Option<u8>) -> Self {
+        let mut sense = Self::illegal(Asc::INVALID_FIELD_IN_CDB);
+        sense.field = Some(FieldPointer { in_cdb: true, byte, bit });
+        sense
+    }
+
+    /// INVALID FIELD IN PARAMETER LIST at that byte.
+    pub const fn parameter(byte: u16) -> Self {
+        let mut sense = Self::illegal(Asc::INVALID_FIELD_IN_PARAMETER_LIST);
+        sense.field = Some(FieldPointer { in_cdb: false, byte, bit: None });
+        sense
+    }
+
+    /// The same with INFORMATION.
+    #[must_use]
+    pub const fn with_information(mut self, information: u64) -> Self {
+        self.information = Some(information);
+        self
+    }
+
+    /// The bytes, in descriptor format where the control mode page asks for it (D_SENSE).
+    ///
+    /// Fixed format has four bytes for INFORMATION: a value that does not fit is left out (SPC-5, 4.5.3).
+    pub fn encode(&self, descriptor_format: bool) -> SenseBytes {
+        let mut out = SenseBytes { bytes: [0; SenseBytes::MAX], len: 0 };
+        if descriptor_format {
+            self.encode_descriptors(&mut out)
+        } else {
+            self.encode_fixed(&mut out)
+        }
+        out
+    }
+
+    fn field_bytes(field: FieldPointer) -> [u8; 3] {
+        let [high, low] = field.byte.to_be_bytes();
+        let bit = field.bit.map_or(0, |bit| 0x08 | bit & 0x07);
+        [0x80 | if field.in_cdb { 0x40 } else { 0 } | bit, high, low]
+    }
+
+    fn encode_fixed(&self, out: &mut SenseBytes) {
+        out.len = 18;
+        let b = &mut out.bytes;
+        b[0] = 0x70;
+        b[2] = self.key as u8;
+        b[7] = 10;
+        (b[12], b[13]) = (self.asc.0, self.asc.1);
+        if let Some(information) = self.information.and_then(|i| u32::try_from(i).ok()) {
+            b[0] |= 0x80;
+            b[3..7].copy_from_slice(&information.to_be_bytes());
+        }
+        if let Some(field) = self.field {
+            b[15..18].copy_from_slice(&Self::field_bytes(field));
+        }
+    }
+
+    fn encode_descriptors(&self, out: &mut SenseBytes) {
+        let b = &mut out.bytes;
+        (b[0], b[1], b[2], b[3]) = (0x72, self.key as u8, self.asc.0, self.asc.1);
+        let mut at = 8;
+        if let Some(information) = self.information {
+            b[at..at + 4].copy_from_slice(&[0x00, 0x0A, 0x80, 0x00]);
+            b[at + 4..at + 12].copy_from_slice(&information.to_be_bytes());
+            at += 12;
+        }
+        if let Some(field) = self.field {
+            b[at..at + 4].copy_from_slice(&[0x02, 0x06, 0x00, 0x00]);
+            b[at + 4..at + 7].copy_from_slice(&Self::field_bytes(field));
+            at += 8;
+        }
+        b[7] = at as u8 - 8;
+        out.len = at as u8;
+    }
+
+    /// What a failure below SCSI looks like to the host. The one place where it is decided.
+    ///
+    /// `base` is the byte offset of the LU at which INFORMATION of a miscompare counts from zero.
+    pub fn from_block_error(error: BlockError, write: bool, size: BlockSize) -> Self {
+        match error {
+            BlockError::Medium { offset } => {
+                let asc = if write { Asc::WRITE_ERROR } else { Asc::UNRECOVERED_READ_ERROR };
+                Self::new(SenseKey::MediumError, asc).with_information(offset >> size.shift())
+            }
+            BlockError::Miscompare { offset } => {
+                Self::new(SenseKey::Miscompare, Asc::MISCOMPARE_DURING_VERIFY).with_information(offset)
+            }
+            BlockError::NoSpace => Self::new(SenseKey::DataProtect, Asc::SPACE_ALLOCATION_FAILED),
+            BlockError::NotServed => Self::new(SenseKey::NotReady, Asc::TARGET_PORT_IN_STANDBY),
+            BlockError::NotReady => Self::new(SenseKey::NotReady, Asc::BECOMING_READY),
+            BlockError::Aborted => Self::new(SenseKey::AbortedCommand, Asc::NONE),
+        }
+    }
+}
+
+/// Encoded sense data, at most 28 bytes, without the two length bytes that iSCSI puts before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SenseBytes {
+    bytes: [u8; Self::MAX],
+    len: u8,
+}
+
+impl SenseBytes {
+    /// Longest sense data made here.
+    pub const MAX: usize = 28;
+}
+
+impl Deref for SenseBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl std::fmt::Debug for SenseBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x?}", &**self)
+    }
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: Status,
+    /// Sense data, exactly when the status is CHECK CONDITION.
+    pub sense: Option<SenseBytes>,
+    /// Data-In, already cut to the allocation length. The transport cuts it to what the initiator expects and reports
+    /// the residual against `data.len()`.
+    pub data: Payload,
+    /// Bytes of Data-Out that the command asks for by its CDB; the transport reports the residual against it.
+    pub data_out_len: u64,
+}
+
+impl Reply {
+    /// GOOD without data.
+    pub fn good() -> Self {
+        Self::with_status(Status::Good)
+    }
+
+    /// GOOD with data.
+    pub fn data(data: impl Into<Payload>) -> Self {
+        Self { data: data.into(), ..Self::good() }
+    }
+
+    /// A status without sense data.
+    pub fn with_status(status: Status) -> Self {
+        Self { status, sense: None, data: Payload::new(), data_out_len: 0 }
+    }
+
+    /// CHECK CONDITION.
+    pub fn check(sense: &Sense, descriptor_format: bool) -> Self {
+        Self { sense: Some(sense.encode(descriptor_format)), ..Self::with_status(Status::CheckCondition) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_sense_points_at_the_field() {
+        let bytes = Sense::cdb_field(1, Some(7)).encode(false);
+        assert_eq!(
+            &*bytes,
+            [0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xCF, 0, 1],
+            "SKSV, C/D and BPV are set, the pointer names byte 1"
+        );
+    }
+
+    #[test]
+    fn information_beyond_32_bits_needs_descriptors() {
+        let sense = Sense::new(SenseKey::MediumError, Asc::UNRECOVERED_READ_ERROR).with_information(1 << 33);
+        assert_eq!(sense.encode(false)[0], 0x70, "VALID stays clear");
+        let bytes = sense.encode(true);
+        assert_eq!(&bytes[..4], [0x72, 3, 0x11, 0]);
+        assert_eq!(&bytes[8..20], [0, 10, 0x80, 0, 0, 0, 0, 2, 0, 0, 0, 0]);
+        assert_eq!(usize::from(bytes[7]) + 8, bytes.len());
+    }
+}
