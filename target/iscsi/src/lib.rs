@@ -1,8 +1,15 @@
-//! iSCSI (RFC 7143, RFC 7144): PDUs, negotiation, login, sessions. Target and initiator, without I/O: bytes in, bytes and events out;
-//! time is an argument and randomness is passed in.
+//! iSCSI (RFC 7143) without I/O: PDUs, framing, digests, and both halves of a session.
+//!
+//! Nothing here touches a clock, a socket or randomness. A driver feeds received bytes to a [`Deframer`], hands the
+//! PDUs to a session core, and sends what the core's [`Encoder`] gathered. Page: `docs/design/iscsi-pdu.md`.
 
-pub mod chap;
-pub mod login;
-pub mod names;
-pub mod negotiate;
-pub mod target;
+#![forbid(unsafe_code)]
+
+pub mod deframer;
+pub mod digest;
+pub mod encoder;
+pub mod initiator;
+pub mod pdu;
+
+pub use deframer::{Deframer, FrameError, FrameLimits};
+pub use encoder::Encoder;
