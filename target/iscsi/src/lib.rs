@@ -5,11 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chap;
 pub mod deframer;
 pub mod digest;
 pub mod encoder;
 pub mod initiator;
+pub mod login;
+pub mod names;
+pub mod negotiate;
 pub mod pdu;
+pub mod target;
+pub mod text;
 
 pub use deframer::{Deframer, FrameError, FrameLimits};
 pub use encoder::Encoder;

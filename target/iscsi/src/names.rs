@@ -1,7 +1,9 @@
-//! iSCSI names and session identifiers (RFC 7143 section 4.2.7 and 11.12.5).
+//! iSCSI names (RFC 7143 section 4.2.7).
 
 use std::fmt;
 use std::rc::Rc;
+
+pub use crate::pdu::Isid;
 
 /// Longest iSCSI name in bytes (RFC 7143 section 4.2.7.1).
 pub const NAME_LIMIT: usize = 223;
@@ -100,30 +102,6 @@ impl std::str::FromStr for IscsiName {
     }
 }
 
-/// Initiator session identifier: what the initiator chose to tell its sessions apart (RFC 7143 section 11.12.5).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Isid(pub [u8; 6]);
-
-impl Isid {
-    /// Whether the T field has its reserved value 11b.
-    pub const fn is_reserved_format(self) -> bool {
-        self.0[0] >> 6 == 0b11
-    }
-}
-
-impl fmt::Display for Isid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{g:02x}")
-    }
-}
-
-impl fmt::Debug for Isid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,12 +141,5 @@ mod tests {
         assert_eq!(IscsiName::parse(b"iqn.2026-11.io.\xff"), Err(NameError::Character));
         let long = format!("iqn.2026-11.io.{}", "x".repeat(NAME_LIMIT));
         assert_eq!(IscsiName::parse(long.as_bytes()), Err(NameError::Length));
-    }
-
-    #[test]
-    fn an_isid_prints_as_hex() {
-        assert_eq!(Isid([0x80, 0x12, 0, 1, 2, 0xff]).to_string(), "8012000102ff");
-        assert!(Isid([0xc0, 0, 0, 0, 0, 0]).is_reserved_format());
-        assert!(!Isid([0x80, 0, 0, 0, 0, 0]).is_reserved_format());
     }
 }
