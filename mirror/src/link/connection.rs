@@ -78,7 +78,12 @@ impl Transmit {
 
     /// Queues a frame; it leaves with whatever else is queued by the time the driver runs.
     pub(super) fn push(&self, request: u64, body: FrameBody) {
-        self.encoder.borrow_mut().encode(request, body, &mut self.outbox.borrow_mut());
+        let (header, payload) = self.encoder.borrow_mut().encode(request, body);
+        {
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.push_bytes(header);
+            outbox.push(payload);
+        }
         let driver = self.driver.borrow_mut().take();
         if let Some(driver) = driver {
             driver.wake();

@@ -12,7 +12,6 @@
 
 use bytes::{Bytes, BytesMut};
 use twinlun_block::{BlockError, ByteRange, Payload};
-use twinlun_io::Outbox;
 
 use super::message::{DataOp, DataRequest, DataStatus, MAX_CONTROL, MAX_DATA, Request, Response};
 
@@ -144,17 +143,16 @@ impl Encoder {
         Self { tag, sequence: 0, headers: BytesMut::with_capacity(4096) }
     }
 
-    /// Appends a frame to the outbox; the payload is shared, not copied.
-    pub(super) fn encode(&mut self, request: u64, body: FrameBody, outbox: &mut Outbox) {
+    /// A frame's header and what follows it; the payload is shared, not copied.
+    pub(super) fn encode(&mut self, request: u64, body: FrameBody) -> (Bytes, Payload) {
         let (mut header, payload) = fields(body);
         header.request = request;
         header.payload_len = payload.len();
         header.payload_crc = checksum(&payload);
         self.headers.reserve(HEADER_LEN);
         self.write(&header);
-        outbox.push_bytes(self.headers.split().freeze());
-        outbox.push(payload);
         self.sequence += 1;
+        (self.headers.split().freeze(), payload)
     }
 
     fn write(&mut self, header: &Header) {
@@ -445,3 +443,7 @@ fn body(header: &Header, payload: Payload) -> Result<FrameBody, WireError> {
         _ => return Err(unknown),
     })
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
