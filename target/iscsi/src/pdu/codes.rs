@@ -113,7 +113,7 @@ open_codes! {
         TARGET_FAILURE = 0x01,
     }
 
-    /// Task management function (RFC 7143, 11.5.1; RFC 7144, 4.1), seven bits.
+    /// Task management function (RFC 7143, 11.5.1; RFC 7144, 6.3), seven bits.
     TaskFunction(u8) {
         /// ABORT TASK.
         ABORT_TASK = 1,
@@ -141,7 +141,7 @@ open_codes! {
         QUERY_ASYNCHRONOUS_EVENT = 12,
     }
 
-    /// Answer to a task management function (RFC 7143, 11.6.1; RFC 7144, 4.2).
+    /// Answer to a task management function (RFC 7143, 11.6.1; RFC 7144, 6.4).
     TaskResponseCode(u8) {
         /// Function complete.
         COMPLETE = 0,

@@ -1,4 +1,4 @@
-//! Task Management Function Request and Response (RFC 7143, 11.5 and 11.6; RFC 7144, 4).
+//! Task Management Function Request and Response (RFC 7143, 11.5 and 11.6; RFC 7144, 6).
 
 use super::bhs::field::{CMD_SN, EXP_CMD_SN, EXP_STAT_SN, FINAL, FLAGS, MAX_CMD_SN, STAT_SN};
 use super::{Bhs, Lun, Opcode, ParseError, RawPdu, Serial32, TaskFunction, TaskResponseCode, TaskTag};
@@ -90,7 +90,7 @@ pub struct TaskResponse {
     pub response: TaskResponseCode,
     /// Tag of the request.
     pub task_tag: TaskTag,
-    /// Three bytes that QUERY ASYNCHRONOUS EVENT answers with (RFC 7144, 4.2); else zero.
+    /// Three bytes that QUERY ASYNCHRONOUS EVENT answers with (RFC 7144, 6.4); else zero.
     pub additional_information: [u8; 3],
     /// StatSN.
     pub stat_sn: Serial32,
