@@ -33,6 +33,14 @@ impl Shard {
         Self { engine: Engine::Sim(shard) }
     }
 
+    /// Name of the engine: `uring`, `portable` or `sim`.
+    pub fn engine_name(&self) -> &'static str {
+        match &self.engine {
+            Engine::Real(shard) => shard.engine_name(),
+            Engine::Sim(_) => "sim",
+        }
+    }
+
     /// Monotonic time. On the real engines this is read once per wake-up of the shard, or costs one vDSO call.
     pub fn now(&self) -> Instant {
         match &self.engine {

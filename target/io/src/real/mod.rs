@@ -32,6 +32,9 @@ pub fn run_shard<F: Future>(_choice: EngineChoice, _main: impl FnOnce(Shard) -> 
 pub(crate) struct RealShard;
 
 impl RealShard {
+    pub(crate) fn engine_name(&self) -> &'static str {
+        unimplemented!()
+    }
     pub(crate) fn now(&self) -> Instant {
         unimplemented!()
     }
