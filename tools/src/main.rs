@@ -1,1 +1,56 @@
-fn main() {}
+//! `twinlun`: administers storage units, demonstrates and loads them. stdout carries data, stderr messages and progress.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod client;
+mod demo;
+mod follow;
+mod offline;
+mod show;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use twinlun_api::{Problem, ProblemKind};
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("twinlun: {problem}");
+            ExitCode::from(problem.kind.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Problem> {
+    match &cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "twinlun", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder).map_err(failed),
+        Command::Load(args) => twinlun::load::run(args).map_err(|error| failed(std::io::Error::other(error))),
+        Command::Offline(command) => offline::run(command),
+        Command::Demo(args) => block_on(demo::run(args)),
+        _ => block_on(verbs::run(cli)),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+fn failed(error: std::io::Error) -> Problem {
+    Problem::new(ProblemKind::Failed, "E-CLIENT", error.to_string(), "")
+}

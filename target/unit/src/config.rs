@@ -85,7 +85,7 @@ pub struct LinkConfig {
 pub struct PeerConfig {
     /// Its name.
     pub unit: String,
-    /// Where it listens.
+    /// Where it listens; empty for a unit that only ever dials this one.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -208,7 +208,8 @@ struct LinkSection {
 #[serde(deny_unknown_fields)]
 struct PeerSection {
     unit: Spanned<String>,
-    addresses: Spanned<Vec<SocketAddr>>,
+    #[serde(default)]
+    addresses: Vec<SocketAddr>,
 }
 
 #[derive(Default, Deserialize)]
@@ -390,15 +391,7 @@ impl Reader<'_> {
                     remedy,
                 ));
             }
-            if peer.addresses.get_ref().is_empty() {
-                let remedy = "write addresses = [\"192.0.2.1:7400\"]";
-                return Err(self.error(
-                    Some(peer.addresses.span()),
-                    format!("unit {name:?} has no address"),
-                    remedy,
-                ));
-            }
-            peers.push(PeerConfig { unit: name, addresses: peer.addresses.get_ref().clone() });
+            peers.push(PeerConfig { unit: name, addresses: peer.addresses.clone() });
         }
         Ok(LinkConfig { listen: section.listen, key_file: state_dir.join(section.key_file), peers })
     }

@@ -1,3 +1,24 @@
-//! The storage processor.
+//! The storage processor: one daemon that composes iSCSI target, SCSI device server, mirrors and array.
+//!
+//! [`Processor::start`] opens everything on a shard and serves hosts; [`Processor::obey`] carries out administrators' orders;
+//! [`Processor::shutdown`] ends it. `docs/design/architecture.md` shows how the rooms fit together.
+
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod config;
+mod connection;
+mod directory;
+mod events;
+pub mod offline;
+mod orders;
+mod portal;
+mod processor;
+mod sessions;
+pub mod state;
+mod status;
+mod tasks;
+mod time;
+mod volume;
+
+pub use processor::{Processor, StartError};

@@ -1,0 +1,112 @@
+//! Who is logged in. One session per initiator port, target and portal group: a second login ends the first (RFC 7143, 6.3.5).
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use twinlun_iscsi::names::{IscsiName, Isid};
+use twinlun_iscsi::target::{LoginSubject, SessionType, Tsih};
+use twinlun_scsi::NexusId;
+
+use crate::connection::HostConnection;
+
+/// What makes two logins the same session.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SessionKey {
+    initiator: IscsiName,
+    isid: Isid,
+    target: Option<IscsiName>,
+    portal_group: u16,
+}
+
+impl SessionKey {
+    pub(crate) fn of(subject: &LoginSubject) -> Self {
+        Self {
+            initiator: subject.initiator.clone(),
+            isid: subject.isid,
+            target: subject.target.clone(),
+            portal_group: subject.portal_group,
+        }
+    }
+}
+
+/// One session.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) subject: LoginSubject,
+    /// None for discovery.
+    pub(crate) nexus: Option<NexusId>,
+    pub(crate) connection: Rc<HostConnection>,
+}
+
+/// All sessions of the storage processor.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    by_handle: BTreeMap<Tsih, Session>,
+    by_key: BTreeMap<SessionKey, Tsih>,
+    by_nexus: BTreeMap<NexusId, Tsih>,
+    last: u16,
+}
+
+impl Sessions {
+    /// The session that a login with this key would replace.
+    pub(crate) fn twin(&self, key: &SessionKey) -> Option<&Session> {
+        self.by_key.get(key).and_then(|tsih| self.by_handle.get(tsih))
+    }
+
+    /// A handle that no session has; `None` when all are taken.
+    pub(crate) fn free_handle(&mut self) -> Option<Tsih> {
+        for _ in 0..=u16::MAX {
+            self.last = self.last.wrapping_add(1);
+            if let Some(tsih) = Tsih::new(self.last)
+                && !self.by_handle.contains_key(&tsih)
+            {
+                return Some(tsih);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn insert(&mut self, tsih: Tsih, session: Session) {
+        if session.subject.session_type == SessionType::Normal {
+            self.by_key.insert(SessionKey::of(&session.subject), tsih);
+        }
+        if let Some(nexus) = session.nexus {
+            self.by_nexus.insert(nexus, tsih);
+        }
+        self.by_handle.insert(tsih, session);
+    }
+
+    pub(crate) fn remove(&mut self, tsih: Tsih) {
+        let Some(session) = self.by_handle.remove(&tsih) else { return };
+        let key = SessionKey::of(&session.subject);
+        if self.by_key.get(&key) == Some(&tsih) {
+            self.by_key.remove(&key);
+        }
+        if let Some(nexus) = session.nexus {
+            self.by_nexus.remove(&nexus);
+        }
+    }
+
+    pub(crate) fn get(&self, tsih: Tsih) -> Option<&Session> {
+        self.by_handle.get(&tsih)
+    }
+
+    pub(crate) fn by_nexus(&self, nexus: NexusId) -> Option<&Session> {
+        self.by_nexus.get(&nexus).and_then(|tsih| self.by_handle.get(tsih))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Tsih, &Session)> {
+        self.by_handle.iter().map(|(tsih, session)| (*tsih, session))
+    }
+
+    /// Whether this initiator port has a session with that handle.
+    pub(crate) fn has(&self, subject: &LoginSubject, tsih: u16) -> bool {
+        Tsih::new(tsih)
+            .and_then(|tsih| self.by_handle.get(&tsih))
+            .is_some_and(|s| s.subject.initiator == subject.initiator && s.subject.isid == subject.isid)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_handle.len()
+    }
+}

@@ -1,0 +1,94 @@
+//! What the administrator has decided about hosts and LUs: kept in the vault, changed through orders only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use twinlun_block::{MetaError, MetaStore};
+use uuid::Uuid;
+
+/// Vault record that holds it.
+const KEY: &str = "unit/state";
+/// Version of the record's shape.
+const VERSION: u32 = 1;
+/// Stands for every initiator without an entry of its own.
+pub const ANY: &str = "any";
+
+/// Hosts, their LUNs, and how each LU behaves towards hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitState {
+    version: u32,
+    /// Initiator name, or [`ANY`], to host.
+    pub hosts: BTreeMap<String, Host>,
+    /// LU to its behaviour.
+    pub lus: BTreeMap<Uuid, LuOptions>,
+}
+
+/// A host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// CHAP that it must pass.
+    pub chap: Option<Credentials>,
+    /// CHAP by which the unit proves itself to it.
+    pub mutual: Option<Credentials>,
+    /// LUN to LU.
+    pub luns: BTreeMap<u16, Uuid>,
+}
+
+/// A CHAP name and secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// CHAP name.
+    pub user: String,
+    /// CHAP secret.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({})", self.user)
+    }
+}
+
+/// How a LU behaves towards hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LuOptions {
+    /// WCE.
+    pub write_cache: bool,
+}
+
+impl Default for UnitState {
+    fn default() -> Self {
+        Self { version: VERSION, hosts: BTreeMap::new(), lus: BTreeMap::new() }
+    }
+}
+
+/// The record cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("vault record {KEY} cannot be used: {what}")]
+pub struct StateError {
+    what: String,
+}
+
+impl UnitState {
+    /// Reads the record; a new unit has none.
+    pub fn load(vault: &impl MetaStore) -> Result<Self, StateError> {
+        let Some(bytes) = vault.get(KEY) else { return Ok(Self::default()) };
+        let state: Self = serde_json::from_slice(&bytes).map_err(|e| StateError { what: e.to_string() })?;
+        if state.version != VERSION {
+            let what = format!("it has version {}, this software knows version {VERSION}", state.version);
+            return Err(StateError { what });
+        }
+        Ok(state)
+    }
+
+    /// Makes this state the durable one.
+    pub async fn store(&self, vault: &impl MetaStore) -> Result<(), MetaError> {
+        let bytes = serde_json::to_vec(self).expect("maps with text keys are always JSON");
+        vault.put(vec![(KEY.into(), Some(bytes.into()))]).await
+    }
+
+    /// The entry that decides about an initiator: its own, else the one for any.
+    pub fn host(&self, initiator: &str) -> Option<&Host> {
+        self.hosts.get(initiator).or_else(|| self.hosts.get(ANY))
+    }
+}
