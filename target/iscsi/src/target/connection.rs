@@ -57,9 +57,10 @@ impl Connection {
         false
     }
 
-    /// Answers [`Event::SessionReady`]: the session exists under this handle. Commands may follow at once.
-    pub fn admit(&mut self, tsih: Tsih, now: Duration) {
-        let (_, _) = (tsih, now);
+    /// Answers [`Event::SessionReady`]: the session exists under this handle. Commands may follow at once: what came behind the
+    /// login is acted on here.
+    pub fn admit(&mut self, tsih: Tsih, now: Duration, directory: &dyn Directory) {
+        let (_, _, _) = (tsih, now, directory);
     }
 
     /// Answers [`Event::SessionReady`]: no session.
