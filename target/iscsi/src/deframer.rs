@@ -231,3 +231,6 @@ impl Deframer {
         Ok(Some(Partial { bhs, ahs, data: Payload::new() }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 //! Reserved bits are ignored on receipt and zero on sending (RFC 7143, 11.2). Parsing checks what is needed to
 //! understand the bytes; whether a PDU is allowed here and now is the session's business.
 
+#![allow(clippy::needless_pass_by_value, reason = "all PDUs are parsed alike, and those with data keep it")]
+
 mod async_message;
 mod bhs;
 mod codes;
