@@ -61,7 +61,8 @@ impl Client {
             let detail = format!("the storage processor went away: {error}");
             Problem::new(ProblemKind::Unreachable, "E-CLIENT-LOST", detail, "look at its log and try again")
         };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let driver = tokio::task::spawn_local(connection);
         let request = Request::builder()
             .method(method)

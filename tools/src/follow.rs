@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use twinlun::client::{Client, segment};
 use twinlun_api::{Problem, ProblemKind};
 
 use crate::cli::{Cli, ImageArgs, Output, WaitArgs};
-use crate::client::{Client, segment};
 use crate::show;
 
 const POLL: Duration = Duration::from_millis(250);
@@ -27,7 +27,12 @@ pub async fn wait(cli: &Cli, client: &Client, image: &ImageArgs, wait: &WaitArgs
         let found = view["images"].as_array().into_iter().flatten().find(|i| i["unit"] == image.on.as_str());
         let Some(found) = found else {
             let detail = format!("mirror {} has no image on {}", image.name, image.on);
-            return Err(Problem::new(ProblemKind::NotFound, "E-MIRROR-IMAGE", detail, "see twinlun mirror show"));
+            return Err(Problem::new(
+                ProblemKind::NotFound,
+                "E-MIRROR-IMAGE",
+                detail,
+                "see twinlun mirror show",
+            ));
         };
         bar.show(found);
         if in_step(found) {
@@ -35,7 +40,8 @@ pub async fn wait(cli: &Cli, client: &Client, image: &ImageArgs, wait: &WaitArgs
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let detail = format!("the image on {} is still {} after {} s", image.on, found["state"], wait.timeout);
+            let detail =
+                format!("the image on {} is still {} after {} s", image.on, found["state"], wait.timeout);
             let remedy = format!("the copy goes on; ask twinlun mirror why {}", image.name);
             return Err(Problem::new(ProblemKind::TimedOut, "E-CLIENT-WAIT", detail, remedy));
         }
@@ -72,7 +78,8 @@ impl Bar {
         let state = image["state"].as_str().unwrap_or("?");
         let copied = image["progress"]["copied_bytes"].as_u64().unwrap_or(0);
         let total = image["progress"]["total_bytes"].as_u64().unwrap_or(0);
-        let eta = image["progress"]["eta_seconds"].as_u64().map_or_else(String::new, |s| format!(", {s} s left"));
+        let eta =
+            image["progress"]["eta_seconds"].as_u64().map_or_else(String::new, |s| format!(", {s} s left"));
         match &self.bar {
             Some(bar) => {
                 bar.set_length(total);

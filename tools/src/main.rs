@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod cli;
-mod client;
 mod demo;
 mod follow;
 mod offline;

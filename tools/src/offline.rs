@@ -40,7 +40,11 @@ pub fn run(command: &OfflineCommand) -> Result<(), Problem> {
 }
 
 /// Where two LUs of stopped units differ.
-pub async fn differences(shard: &Shard, a: &ConfiguredLu, b: &ConfiguredLu) -> Result<Vec<ByteRange>, Problem> {
+pub async fn differences(
+    shard: &Shard,
+    a: &ConfiguredLu,
+    b: &ConfiguredLu,
+) -> Result<Vec<ByteRange>, Problem> {
     let (a, b) = (open(shard, a).await?, open(shard, b).await?);
     let found = compare(&a, &b).await.map_err(problem)?;
     a.close().await.map_err(problem)?;
@@ -59,8 +63,9 @@ async fn dump(shard: &Shard, lu: &ConfiguredLu) -> Result<(), Problem> {
     let mut out = std::io::stdout().lock();
     for range in ByteRange::new(0, lu.size()).split_at_multiples(STEP) {
         for segment in lu.read(range).await.map_err(problem)?.segments() {
-            out.write_all(segment)
-                .map_err(|error| Problem::new(ProblemKind::Failed, "E-OFFLINE-WRITE", error.to_string(), ""))?;
+            out.write_all(segment).map_err(|error| {
+                Problem::new(ProblemKind::Failed, "E-OFFLINE-WRITE", error.to_string(), "")
+            })?;
         }
     }
     lu.close().await.map_err(problem)

@@ -6,7 +6,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 use twinlun_api::ByteSize;
 
-use crate::cli::{Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, Output, SessionCommand};
+use crate::cli::{
+    Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, Output, SessionCommand,
+};
 
 /// Prints an answer: data to stdout, nothing else.
 pub fn print(output: Output, command: &Command, answer: &Value) {
@@ -38,9 +40,13 @@ fn text(command: &Command, answer: &Value) -> String {
         Command::Mirror(MirrorCommand::List) => {
             answer["items"].as_array().into_iter().flatten().map(mirror).collect::<Vec<_>>().join("\n\n")
         }
-        Command::Mirror(MirrorCommand::Why { .. }) => {
-            answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
-        }
+        Command::Mirror(MirrorCommand::Why { .. }) => answer["lines"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join("\n"),
         Command::Mirror(_) if answer["images"].is_array() => mirror(answer),
         _ => fields(answer),
     }
@@ -48,7 +54,13 @@ fn text(command: &Command, answer: &Value) -> String {
 
 /// One event on one line.
 pub fn event(item: &Value) -> String {
-    format!("{}  {} {}: {}", cell(&item["time"]), cell(&item["subject"]), cell(&item["name"]), cell(&item["what"]))
+    format!(
+        "{}  {} {}: {}",
+        cell(&item["time"]),
+        cell(&item["subject"]),
+        cell(&item["name"]),
+        cell(&item["what"])
+    )
 }
 
 /// A mirror with its images.
@@ -74,7 +86,8 @@ pub fn mirror(view: &Value) -> String {
 }
 
 fn progress(progress: &Value) -> String {
-    let (Some(copied), Some(total)) = (progress["copied_bytes"].as_u64(), progress["total_bytes"].as_u64()) else {
+    let (Some(copied), Some(total)) = (progress["copied_bytes"].as_u64(), progress["total_bytes"].as_u64())
+    else {
         return String::new();
     };
     let percent = if total == 0 { 100 } else { copied.saturating_mul(100) / total };
@@ -110,7 +123,12 @@ fn hosts(answer: &Value) -> String {
     for host in answer["items"].as_array().into_iter().flatten() {
         let luns = host["luns"].as_array().into_iter().flatten();
         let luns: Vec<_> = luns.map(|m| format!("{}={}", cell(&m["lun"]), cell(&m["lu"]))).collect();
-        table.add_row([cell(&host["iqn"]), cell(&host["chap"]["user"]), luns.join(" "), cell(&host["sessions"])]);
+        table.add_row([
+            cell(&host["iqn"]),
+            cell(&host["chap"]["user"]),
+            luns.join(" "),
+            cell(&host["sessions"]),
+        ]);
     }
     table.to_string()
 }

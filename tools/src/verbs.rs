@@ -5,13 +5,13 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
+use twinlun::client::{Client, segment};
 use twinlun_api::{Problem, ProblemKind};
 
 use crate::cli::{
     Cli, Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, SessionCommand, Switch,
     UnitCommand,
 };
-use crate::client::{Client, segment};
 use crate::follow;
 use crate::show;
 
@@ -24,7 +24,9 @@ pub async fn run(cli: &Cli) -> Result<(), Problem> {
         Command::Disk(command) => disk(cli, &client, command).await?,
         Command::Lu(command) => lu(cli, &client, command).await?,
         Command::Host(command) => host(cli, &client, command).await?,
-        Command::Mirror(MirrorCommand::Watch { name }) => return follow::watch_mirror(cli, &client, name).await,
+        Command::Mirror(MirrorCommand::Watch { name }) => {
+            return follow::watch_mirror(cli, &client, name).await;
+        }
         Command::Mirror(command) => mirror(cli, &client, command).await?,
         Command::Session(SessionCommand::List) => client.get("/v1/sessions").await?,
         Command::Session(SessionCommand::Drop { tsih }) => {
@@ -48,7 +50,9 @@ pub async fn run(cli: &Cli) -> Result<(), Problem> {
 async fn disk(cli: &Cli, client: &Client, command: &DiskCommand) -> Result<Value, Problem> {
     match command {
         DiskCommand::List => client.get("/v1/disks").await,
-        DiskCommand::Add { path, size } => client.post("/v1/disks", json!({"path": path, "size": size})).await,
+        DiskCommand::Add { path, size } => {
+            client.post("/v1/disks", json!({"path": path, "size": size})).await
+        }
         DiskCommand::Fail { slot } => {
             confirm(cli, &format!("stop using disk {slot}; LUs on it go on without redundancy"))?;
             client.post(&format!("/v1/disks/{}/fail", segment(slot)), json!({})).await
@@ -105,7 +109,12 @@ fn credentials(user: Option<&str>, file: Option<&Path>) -> Result<Option<Value>,
     let (Some(user), Some(file)) = (user, file) else { return Ok(None) };
     let secret = std::fs::read_to_string(file).map_err(|error| {
         let detail = format!("secret file {} cannot be read: {error}", file.display());
-        Problem::new(ProblemKind::Usage, "E-CLIENT-SECRET", detail, "name a readable file that holds only the secret")
+        Problem::new(
+            ProblemKind::Usage,
+            "E-CLIENT-SECRET",
+            detail,
+            "name a readable file that holds only the secret",
+        )
     })?;
     let secret = secret.trim_end_matches(['\n', '\r']);
     Ok(Some(json!({"user": user, "secret": secret})))
@@ -121,7 +130,10 @@ async fn mirror(cli: &Cli, client: &Client, command: &MirrorCommand) -> Result<V
         }
         MirrorCommand::AddSecondary { name, on, lu, synchronized } => {
             if *synchronized {
-                confirm(cli, &format!("take the LUs on {on} for equal to the primary without comparing them"))?;
+                confirm(
+                    cli,
+                    &format!("take the LUs on {on} for equal to the primary without comparing them"),
+                )?;
             } else {
                 confirm(cli, &format!("overwrite {} on {on} with the primary's data", lu.join(", ")))?;
             }
@@ -130,7 +142,9 @@ async fn mirror(cli: &Cli, client: &Client, command: &MirrorCommand) -> Result<V
         }
         MirrorCommand::RemoveSecondary { image, force } => {
             confirm(cli, &format!("remove the image on {} from mirror {}", image.on, image.name))?;
-            client.post(&order(&image.name, "remove-secondary"), json!({"unit": image.on, "force": force})).await
+            client
+                .post(&order(&image.name, "remove-secondary"), json!({"unit": image.on, "force": force}))
+                .await
         }
         MirrorCommand::Promote { name, force } => {
             confirm(cli, &format!("make this unit's image of {name} the primary"))?;
@@ -176,7 +190,8 @@ fn confirm(cli: &Cli, what: &str) -> Result<(), Problem> {
     if cli.yes || cli.dry_run {
         return Ok(());
     }
-    let refused = |detail: String, remedy: &str| Problem::new(ProblemKind::Refused, "E-CLIENT-CONFIRM", detail, remedy);
+    let refused =
+        |detail: String, remedy: &str| Problem::new(ProblemKind::Refused, "E-CLIENT-CONFIRM", detail, remedy);
     if !std::io::stdin().is_terminal() {
         return Err(refused(format!("this would {what}"), "add --yes, or --dry-run to see the effect only"));
     }
@@ -184,5 +199,9 @@ fn confirm(cli: &Cli, what: &str) -> Result<(), Problem> {
     let _ = std::io::stderr().flush();
     let mut line = String::new();
     let _ = std::io::stdin().read_line(&mut line);
-    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(refused("nothing was done".into(), "")) }
+    if matches!(line.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(refused("nothing was done".into(), ""))
+    }
 }
