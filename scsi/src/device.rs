@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use twinlun_block::{Geometry, Payload};
+use twinlun_block::{Geometry, LbaRange, Payload};
 
 use crate::attention::UnitAttention;
+use crate::commands::{self, Attention, Row, Unknown};
+use crate::context::{CONFLICT, Context, Fault};
 use crate::io::Io;
-use crate::lun::LunMap;
+use crate::lu::LogicalUnit;
+use crate::lun::{self, Addressed, LunMap};
 use crate::port::{InitiatorPort, TargetPort};
-use crate::sense::Reply;
-use crate::tasks::{Abort, Admission, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement};
+use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
+use crate::tasks::{Abort, Admission, Refusal, Task, TaskAttribute};
+use crate::wire::Fields;
+use crate::{inquiry, media, report};
 
 /// A logical unit of this target device, whatever number it has for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +87,15 @@ pub struct RemoteGroup {
     pub ports: Vec<u16>,
 }
 
+/// Space behind a thin LU, for LOG SENSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be allocated.
+    pub available: u64,
+    /// Bytes that are allocated to this LU.
+    pub used: u64,
+}
+
 /// A command as the transport delivers it.
 #[derive(Clone, Debug)]
 pub struct Command<'a> {
@@ -122,70 +136,115 @@ pub struct Settle {
 /// The SCSI target device.
 #[derive(Debug)]
 pub struct TargetDevice {
-    identity: TargetIdentity,
-    next_nexus: u32,
-    lus: BTreeMap<LuId, ()>,
+    pub(crate) identity: TargetIdentity,
+    pub(crate) next_nexus: u32,
+    pub(crate) nexuses: BTreeMap<NexusId, Nexus>,
+    pub(crate) lus: BTreeMap<LuId, LogicalUnit>,
+}
+
+/// An I_T nexus: who, through which port, and what it sees.
+#[derive(Debug)]
+pub(crate) struct Nexus {
+    pub(crate) initiator: InitiatorPort,
+    pub(crate) port: TargetPort,
+    pub(crate) map: LunMap,
+}
+
+impl Nexus {
+    /// The LU that a LUN addresses for this nexus.
+    pub(crate) fn resolve(&self, lun: [u8; 8]) -> Option<LuId> {
+        match lun::decode(lun) {
+            Addressed::Number(number) => self.map.get(number),
+            Addressed::ReportLuns | Addressed::Unknown => None,
+        }
+    }
 }
 
 impl TargetDevice {
     /// A target device without LUs and nexuses.
     pub fn new(identity: TargetIdentity) -> Self {
-        Self { identity, next_nexus: 0, lus: BTreeMap::new() }
+        Self { identity, next_nexus: 0, nexuses: BTreeMap::new(), lus: BTreeMap::new() }
     }
 
     /// Adds a LU. It is [`LuAccess::Active`] until [`TargetDevice::set_access`] says otherwise.
     pub fn add_lu(&mut self, lu: LuId, description: LuDescription) {
-        let _ = (lu, description);
+        let mut unit = LogicalUnit::new(lu, description);
+        for (id, nexus) in self.nexuses.iter().filter(|(_, nexus)| nexus.map.sees(lu)) {
+            unit.open(*id, nexus);
+        }
+        self.lus.insert(lu, unit);
     }
 
     /// Takes a LU away. Its tasks must be aborted; map it away from the nexuses with [`TargetDevice::set_lun_map`] as well.
     pub fn remove_lu(&mut self, lu: LuId) -> Vec<Abort> {
-        self.lus.remove(&lu);
-        Vec::new()
+        let mut abort = Vec::new();
+        if let Some(mut unit) = self.lus.remove(&lu) {
+            unit.tasks.abort(|_, _| true, |_| false, &mut abort, &mut Vec::new());
+        }
+        abort
     }
 
     /// A new size: CAPACITY DATA HAS CHANGED for every nexus.
     pub fn set_geometry(&mut self, lu: LuId, geometry: Geometry) {
-        let _ = (lu, geometry);
+        if let Some(unit) = self.lus.get_mut(&lu)
+            && unit.geometry != geometry
+        {
+            unit.geometry = geometry;
+            unit.establish(UnitAttention::CapacityDataHasChanged, |_| true);
+        }
     }
 
     /// Whether hosts are served: ASYMMETRIC ACCESS STATE CHANGED for every nexus when it differs.
     pub fn set_access(&mut self, lu: LuId, access: LuAccess) {
-        let _ = (lu, access);
+        if let Some(unit) = self.lus.get_mut(&lu)
+            && unit.access != access
+        {
+            unit.access = access;
+            unit.establish(UnitAttention::AsymmetricAccessStateChanged, |_| true);
+        }
     }
 
-    /// The other target port groups that lead to the LU.
+    /// The other target port groups that lead to the LU. A change is announced like one of the local state.
     pub fn set_remote_groups(&mut self, lu: LuId, groups: Vec<RemoteGroup>) {
-        let _ = (lu, groups);
+        if let Some(unit) = self.lus.get_mut(&lu)
+            && unit.remote != groups
+        {
+            unit.remote = groups;
+            unit.establish(UnitAttention::AsymmetricAccessStateChanged, |_| true);
+        }
+    }
+
+    /// Space behind a thin LU, for the logical block provisioning log page.
+    pub fn set_space(&mut self, lu: LuId, space: Space) {
+        if let Some(unit) = self.lus.get_mut(&lu) {
+            unit.space = Some(space);
+        }
     }
 
     /// Establishes a unit attention for every nexus that sees the LU.
     pub fn raise(&mut self, lu: LuId, condition: UnitAttention) {
-        let _ = (lu, condition);
+        if let Some(unit) = self.lus.get_mut(&lu) {
+            unit.establish(condition, |_| true);
+        }
     }
 
     /// What must be saved to carry the LU over to another SP or unit (reservations, mode pages).
     pub fn saved_state(&self, lu: LuId) -> Option<Bytes> {
-        let _ = lu;
-        None
+        self.lus.get(&lu).map(LogicalUnit::save)
     }
 
-    /// Opens an I_T nexus.
+    /// Opens an I_T nexus. POWER ON waits for it at every LU.
     pub fn open_nexus(&mut self, initiator: InitiatorPort, port: TargetPort, map: LunMap) -> NexusId {
-        let _ = (initiator, port, map);
-        self.next_nexus += 1;
-        NexusId(self.next_nexus)
-    }
-
-    /// Closes an I_T nexus: its tasks must be aborted. Held ones of others may run.
-    pub fn close_nexus(&mut self, nexus: NexusId) -> Managed {
-        let _ = nexus;
-        Managed { response: ManagementResponse::Complete, abort: Vec::new(), release: Vec::new() }
-    }
-
-    /// Other LUs for a nexus: REPORTED LUNS DATA HAS CHANGED where it differs.
-    pub fn set_lun_map(&mut self, nexus: NexusId, map: LunMap) {
-        let _ = (nexus, map);
+        self.next_nexus = self.next_nexus.checked_add(1).expect("2^32 logins outlast any process");
+        let id = NexusId(self.next_nexus);
+        let nexus = Nexus { initiator, port, map };
+        for (_, lu) in nexus.map.iter() {
+            if let Some(unit) = self.lus.get_mut(&lu) {
+                unit.open(id, &nexus);
+            }
+        }
+        self.nexuses.insert(id, nexus);
+        id
     }
 
     /// Enters a task into its LU's task set. `cdb` as in [`Command`].
@@ -197,25 +256,154 @@ impl TargetDevice {
         attribute: TaskAttribute,
         cdb: &[u8],
     ) -> Admission {
-        let _ = (lun, attribute, cdb);
-        Admission::Run(Task { lu: None, nexus, tag })
+        let lu = self.nexuses.get(&nexus).and_then(|n| n.resolve(lun));
+        let Some((id, unit)) = lu.and_then(|id| self.lus.get_mut(&id).map(|unit| (id, unit))) else {
+            return Admission::Run(Task { lu: None, nexus, tag });
+        };
+        let preempts = cdb.u8_at(0) == 0x5F && cdb.u8_at(1) & 0x1F == 0x05;
+        let task = Task { lu: Some(id), nexus, tag };
+        match unit.tasks.admit(nexus, tag, attribute, naca(cdb), preempts) {
+            Ok(true) => Admission::Run(task),
+            Ok(false) => Admission::Hold(task),
+            Err(Refusal::Status(status)) => Admission::Refuse(Reply::with_status(status)),
+            Err(Refusal::AcaWithoutCause) => {
+                let sense = Sense::illegal(Asc::INVALID_MESSAGE);
+                Admission::Refuse(Reply::check(&sense, unit.mode.current.d_sense))
+            }
+        }
     }
 
     /// Takes a task out of its task set when it has been answered or aborted; the tasks in the answer may run now.
+    ///
+    /// `reply` is what its initiator was told, `None` when it was told nothing.
     pub fn end(&mut self, task: Task, reply: Option<&Reply>) -> Vec<Task> {
-        let _ = (task, reply);
-        Vec::new()
+        let mut released = Vec::new();
+        if let Some(unit) = task.lu.and_then(|lu| self.lus.get_mut(&lu)) {
+            unit.tasks.end(task.nexus, task.tag, reply, &mut released);
+        }
+        released
     }
 
     /// Executes a command that was admitted.
     pub fn execute(&mut self, nexus: NexusId, lun: [u8; 8], command: Command<'_>) -> Outcome {
-        let _ = (nexus, lun, command, &self.identity);
-        Outcome::Done(Reply::check(&crate::Sense::illegal(crate::Asc::INVALID_OPCODE), false))
+        let Some(state) = self.nexuses.get(&nexus) else {
+            // The session went while the command was on its way.
+            return Outcome::Done(Reply::with_status(Status::TaskAborted));
+        };
+        let unit = state.resolve(lun).and_then(|id| self.lus.get_mut(&id).map(|unit| (id, unit)));
+        let Some((lu_id, lu)) = unit else {
+            let outcome = nowhere(&self.identity, state, command.cdb);
+            return self.after(nexus, command.cdb, outcome);
+        };
+        let row = match admit(lu, nexus, command.cdb) {
+            Ok(row) => row,
+            Err(fault) => return Outcome::Done(fault.reply(lu.mode.current.d_sense)),
+        };
+        let mut context = Context {
+            identity: &self.identity,
+            nexuses: &self.nexuses,
+            nexus_id: nexus,
+            nexus: state,
+            lu_id,
+            lu,
+            row,
+            cdb: &command.cdb[..row.usage.len()],
+            range: None,
+            data_out: command.data_out,
+            wanted: 0,
+        };
+        let result = run(&mut context);
+        let (wanted, descriptor_sense) = (context.wanted, context.lu.mode.current.d_sense);
+        let mut outcome = result.unwrap_or_else(|fault: Fault| Outcome::Done(fault.reply(descriptor_sense)));
+        if let Outcome::Done(reply) = &mut outcome {
+            reply.data_out_len = wanted;
+        }
+        self.after(nexus, command.cdb, outcome)
     }
 
-    /// Carries out a task management function.
-    pub fn manage(&mut self, nexus: NexusId, lun: [u8; 8], function: TaskManagement) -> Managed {
-        let _ = (nexus, lun, function);
-        Managed { response: ManagementResponse::Rejected, abort: Vec::new(), release: Vec::new() }
+    /// REPORT LUNS tells what REPORTED LUNS DATA HAS CHANGED would have told (SAM-5, 5.14).
+    fn after(&mut self, nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Outcome {
+        if cdb.u8_at(0) == 0xA0
+            && let Outcome::Done(Reply { status: Status::Good, .. }) = &outcome
+        {
+            for unit in self.lus.values_mut() {
+                if let Some(state) = unit.nexuses.get_mut(&nexus) {
+                    state.attentions.clear(UnitAttention::ReportedLunsDataHasChanged);
+                }
+            }
+        }
+        outcome
     }
+}
+
+/// NACA of the control byte, the last of every CDB of fixed length.
+fn naca(cdb: &[u8]) -> bool {
+    let control = match cdb.u8_at(0) >> 5 {
+        0 => 5,
+        1 | 2 => 9,
+        4 => 15,
+        5 => 11,
+        _ => return false,
+    };
+    cdb.bit_at(control, 2)
+}
+
+/// Everything that can stop a command before its handler, in the order in which hosts are told.
+fn admit(lu: &mut LogicalUnit, nexus: NexusId, cdb: &[u8]) -> Result<&'static Row, Fault> {
+    let row = commands::lookup(cdb, lu.thin);
+    if !row.is_ok_and(|row| row.attention == Attention::Leave)
+        && let Some(state) = lu.nexuses.get_mut(&nexus)
+        && let Some(attention) = state.attentions.take()
+    {
+        return Err(attention.sense().into());
+    }
+    let row = row.map_err(|unknown| match unknown {
+        Unknown::Opcode => Sense::illegal(Asc::INVALID_OPCODE),
+        Unknown::ServiceAction => Sense::cdb_field(1, Some(4)),
+    })?;
+    if let Some(sense) = lu.not_ready(row.access) {
+        return Err(sense.into());
+    }
+    if lu.conflicts(row, cdb, nexus) {
+        return Err(CONFLICT);
+    }
+    check_bits(row, cdb)?;
+    if row.writes && lu.mode.current.swp {
+        return Err(media::write_protected().into());
+    }
+    Ok(row)
+}
+
+fn check_bits(row: &Row, cdb: &[u8]) -> Result<(), Sense> {
+    if cdb.len() < row.usage.len() {
+        return Err(Sense::cdb_field(0, None));
+    }
+    match row.reserved_bit(cdb) {
+        Some((byte, bit)) => Err(Sense::cdb_field(byte, Some(bit))),
+        None => Ok(()),
+    }
+}
+
+/// The range that the CDB names, and its handler.
+fn run(c: &mut Context<'_>) -> crate::context::Run {
+    if let Some((lba, blocks)) = c.row.span.of(c.cdb) {
+        let range = LbaRange::within(twinlun_block::Lba(lba), blocks, c.lu.geometry.blocks());
+        c.range = Some(range.map_err(|bad| media::out_of_range(bad.first_bad))?);
+    }
+    (c.row.run)(c)
+}
+
+/// A command to a LUN behind which nothing is (SPC-5, 4.3.2): three commands answer, the rest is LOGICAL UNIT NOT SUPPORTED.
+fn nowhere(identity: &TargetIdentity, nexus: &Nexus, cdb: &[u8]) -> Outcome {
+    let answer = match commands::lookup(cdb, false) {
+        Ok(row) if matches!(row.opcode, 0x03 | 0x12 | 0xA0) => {
+            check_bits(row, cdb).and_then(|()| match row.opcode {
+                0x03 => Ok(report::sense_of_nothing(cdb)),
+                0x12 => inquiry::of_nothing(identity, cdb),
+                _ => report::luns(nexus, cdb),
+            })
+        }
+        _ => Err(Sense::new(SenseKey::IllegalRequest, Asc::LUN_NOT_SUPPORTED)),
+    };
+    answer.unwrap_or_else(|sense| Outcome::Done(Reply::check(&sense, false)))
 }

@@ -74,6 +74,7 @@ pub(crate) enum Expected {
     /// One block, again and again; a run of [`STEP`] bytes of it.
     Pattern(Payload),
 }
+
 impl Io {
     pub(crate) fn new(
         lu: LuId,
@@ -91,31 +92,23 @@ impl Io {
     }
 
     /// The next step. `previous` is the result of the request submitted last, `None` at the beginning.
+    ///
+    /// A command that is aborted may be dropped between two steps: nothing of it is under way then.
     pub fn next(&mut self, previous: Option<BlockResult>) -> Step {
-        if let Plan::Single(_) = self.plan {
-            let Plan::Single(request) = std::mem::replace(&mut self.plan, Plan::Last { write: false }) else {
-                unreachable!("looked at above")
-            };
-            let write = !matches!(request, BlockRequest::Read { .. });
-            self.plan = Plan::Last { write };
-            return Step::Submit(request);
-        }
-        match &mut self.plan {
-            Plan::Single(_) => unreachable!("taken above"),
-            Plan::Last { write } => {
-                let write = *write;
-                match previous {
-                    Some(Ok(data)) => {
-                        let mut reply = Reply::data(data);
-                        reply.data_out_len = self.data_out_len;
-                        Step::Done(reply)
-                    }
-                    Some(Err(error)) => Step::Done(self.failed(error, write)),
-                    None => Step::Done(self.failed(BlockError::Aborted, write)),
-                }
+        match std::mem::replace(&mut self.plan, Plan::Last { write: false }) {
+            Plan::Single(request) => {
+                self.plan = Plan::Last { write: !matches!(request, BlockRequest::Read { .. }) };
+                Step::Submit(request)
             }
-            Plan::Long(long) => match long.next(previous) {
-                Ok(Some(request)) => Step::Submit(request),
+            Plan::Last { write } => match previous.unwrap_or(Err(BlockError::Aborted)) {
+                Ok(data) => Step::Done(Reply { data_out_len: self.data_out_len, ..Reply::data(data) }),
+                Err(error) => Step::Done(self.failed(error, write)),
+            },
+            Plan::Long(mut long) => match long.next(previous) {
+                Ok(Some(request)) => {
+                    self.plan = Plan::Long(long);
+                    Step::Submit(request)
+                }
                 Ok(None) => Step::Done(Reply { data_out_len: self.data_out_len, ..Reply::good() }),
                 Err((error, write)) => Step::Done(self.failed(error, write)),
             },

@@ -13,17 +13,31 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod commands;
+mod context;
 mod device;
+mod inquiry;
 mod io;
+mod log;
+mod lu;
 pub mod lun;
+mod manage;
+mod media;
+mod mode;
 mod port;
+mod pr_in;
+mod pr_out;
+mod report;
+mod reservation;
+mod saved;
 mod sense;
 mod tasks;
 mod wire;
 
 pub use attention::{Attentions, UnitAttention};
+pub use commands::{CommandInfo, Data, describe};
 pub use device::{
-    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, Settle, TargetDevice,
+    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, Settle, Space, TargetDevice,
     TargetIdentity,
 };
 pub use io::{Io, Step};

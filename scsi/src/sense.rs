@@ -75,6 +75,7 @@ impl Asc {
     pub const WRITE_PROTECTED: Self = Self(0x27, 0x00);
     pub const SPACE_ALLOCATION_FAILED: Self = Self(0x27, 0x07);
     pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2C, 0x00);
+    pub const INVALID_MESSAGE: Self = Self(0x49, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self(0x44, 0x00);
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self(0x53, 0x02);

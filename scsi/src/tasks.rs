@@ -202,10 +202,13 @@ impl TaskSet {
         self.aca
     }
 
-    /// Ends an auto contingent allegiance.
-    pub(crate) fn clear_aca(&mut self, released: &mut Vec<Task>) {
-        self.aca = None;
-        self.release(released);
+    /// Ends an auto contingent allegiance, and the task that ran under it (SAM-5, 5.9.3).
+    pub(crate) fn clear_aca(&mut self, aborts: &mut Vec<Abort>, released: &mut Vec<Task>) {
+        if self.aca.take().is_some() {
+            let under = self.entries.iter().filter(|e| e.attribute == TaskAttribute::Aca);
+            aborts.extend(under.map(|e| Abort { task: self.task(e), running: e.running, report: false }));
+            self.release(released);
+        }
     }
 
     /// Aborts every task that `which` picks by nexus and tag; `report` says which of them are told TASK ABORTED.

@@ -49,7 +49,6 @@ impl Fields for [u8] {
 pub(crate) trait Put {
     fn put8(&mut self, value: u8);
     fn put16(&mut self, value: u16);
-    fn put24(&mut self, value: u32);
     fn put32(&mut self, value: u32);
     fn put64(&mut self, value: u64);
     fn zeros(&mut self, count: usize);
@@ -68,11 +67,6 @@ impl Put for Vec<u8> {
 
     fn put16(&mut self, value: u16) {
         self.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn put24(&mut self, value: u32) {
-        let [_, a, b, c] = value.to_be_bytes();
-        self.extend_from_slice(&[a, b, c]);
     }
 
     fn put32(&mut self, value: u32) {

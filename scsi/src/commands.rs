@@ -1,0 +1,471 @@
+//! The command table: one row per command. Dispatch, the check of reserved bits, the check of the LBA range, reservation conflicts,
+//! ALUA, unit attentions, write protection and REPORT SUPPORTED OPERATION CODES all read it, so a command cannot be in one and
+//! missing from another.
+//!
+//! What a row leaves unsaid is the safe case: conflicts with every reservation of another nexus, runs only where hosts are
+//! served, reports unit attentions.
+
+use crate::context::{Context, Run};
+use crate::wire::Fields;
+use crate::{inquiry, log, media, mode, pr_in, pr_out, report};
+
+/// Which blocks a CDB names, and how (SBC-4, 4.4). The range is checked before the handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Span {
+    None,
+    /// 21-bit LBA; length 0 is 256 blocks.
+    Six,
+    Ten,
+    Twelve,
+    Sixteen,
+    /// 64-bit LBA and one byte of length.
+    CompareAndWrite,
+    /// 64-bit LBA that must exist.
+    Lba,
+}
+
+impl Span {
+    /// First LBA and number of blocks.
+    pub(crate) fn of(self, cdb: &[u8]) -> Option<(u64, u64)> {
+        let (lba, blocks) = match self {
+            Self::None => return None,
+            Self::Six => match cdb.u8_at(4) {
+                0 => (u64::from(cdb.u24_at(1) & 0x1F_FFFF), 256),
+                n => (u64::from(cdb.u24_at(1) & 0x1F_FFFF), u64::from(n)),
+            },
+            Self::Ten => (u64::from(cdb.u32_at(2)), u64::from(cdb.u16_at(7))),
+            Self::Twelve => (u64::from(cdb.u32_at(2)), u64::from(cdb.u32_at(6))),
+            Self::Sixteen => (cdb.u64_at(2), u64::from(cdb.u32_at(10))),
+            Self::CompareAndWrite => (cdb.u64_at(2), u64::from(cdb.u8_at(13))),
+            Self::Lba => (cdb.u64_at(2), 1),
+        };
+        Some((lba, blocks))
+    }
+
+    /// Byte of the CDB where the length begins: what INVALID FIELD IN CDB points at when it is too large.
+    pub(crate) fn length_byte(self) -> u16 {
+        match self {
+            Self::None | Self::Six => 4,
+            Self::Ten => 7,
+            Self::Twelve => 6,
+            Self::Sixteen | Self::Lba => 10,
+            Self::CompareAndWrite => 13,
+        }
+    }
+}
+
+/// When a reservation of another I_T nexus lets a command through (SPC-4, table 66; SBC-4, table 13; SPC-2, table 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    /// Never without being holder or, for the registrants types, registered. Everything that writes.
+    Writer,
+    /// A writer, unless the masked bits of byte 4 have this value.
+    WriterUnless(u8, u8),
+    /// Passes the Write Exclusive types.
+    Reader,
+    /// Passes persistent reservations, not RESERVE of SPC-2.
+    PersistentOnly,
+    /// Always passes.
+    Free,
+    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has.
+    PersistentOut,
+    /// RESERVE and RELEASE of SPC-2: their handlers decide (CRH).
+    Legacy,
+}
+
+/// Asymmetric access states in which a command runs (SPC-5, 5.18.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// In all states.
+    Any,
+    /// In the active states and standby.
+    Standby,
+    /// In the active states.
+    Active,
+}
+
+/// What a pending unit attention does (SAM-5, 5.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// It is reported instead of running the command.
+    Report,
+    /// The command runs and leaves it pending.
+    Leave,
+}
+
+/// Direction of a command's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// It has none.
+    None,
+    /// To the initiator.
+    In,
+    /// From the initiator.
+    Out,
+}
+
+/// What the table says of a command to whoever logs, counts or times it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandInfo {
+    /// Name as the standards spell it.
+    pub name: &'static str,
+    /// Direction of its data.
+    pub data: Data,
+    /// Whether it changes data on the medium.
+    pub writes: bool,
+}
+
+/// The command of a CDB, `None` when the table has none.
+pub fn describe(cdb: &[u8]) -> Option<CommandInfo> {
+    lookup(cdb, true).ok().map(|row| CommandInfo { name: row.name, data: row.data, writes: row.writes })
+}
+
+pub(crate) type Handler = for<'a> fn(&mut Context<'a>) -> Run;
+
+/// One command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) opcode: u8,
+    /// Service action, in the low five bits of byte 1.
+    pub(crate) action: Option<u8>,
+    pub(crate) name: &'static str,
+    /// CDB usage data (SPC-5, 6.29.3): a set bit may be set. Its length is the CDB's; the service action is left out.
+    pub(crate) usage: &'static [u8],
+    pub(crate) data: Data,
+    pub(crate) span: Span,
+    /// Changes data on the medium: refused when the LU is write protected.
+    pub(crate) writes: bool,
+    pub(crate) conflict: Conflict,
+    pub(crate) access: Access,
+    pub(crate) attention: Attention,
+    /// Exists on thin LUs only.
+    pub(crate) thin: bool,
+    pub(crate) run: Handler,
+}
+
+const fn row(opcode: u8, name: &'static str, usage: &'static [u8], data: Data, run: Handler) -> Row {
+    Row {
+        opcode,
+        action: None,
+        name,
+        usage,
+        data,
+        span: Span::None,
+        writes: false,
+        conflict: Conflict::Writer,
+        access: Access::Active,
+        attention: Attention::Report,
+        thin: false,
+        run,
+    }
+}
+
+impl Row {
+    const fn action(mut self, action: u8) -> Self {
+        self.action = Some(action);
+        self
+    }
+
+    const fn span(mut self, span: Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Changes the medium.
+    const fn writes(mut self, span: Span) -> Self {
+        self.span = span;
+        self.writes = true;
+        self
+    }
+
+    /// Reads the medium.
+    const fn reads(mut self, span: Span) -> Self {
+        self.span = span;
+        self.conflict = Conflict::Reader;
+        self
+    }
+
+    const fn conflict(mut self, conflict: Conflict) -> Self {
+        self.conflict = conflict;
+        self
+    }
+
+    const fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    const fn leaves_attention(mut self) -> Self {
+        self.attention = Attention::Leave;
+        self
+    }
+
+    const fn thin(mut self) -> Self {
+        self.thin = true;
+        self
+    }
+
+    /// The first bit of a CDB that must not be set: byte and bit.
+    pub(crate) fn reserved_bit(&self, cdb: &[u8]) -> Option<(u16, u8)> {
+        self.usage.iter().zip(cdb).enumerate().skip(1).find_map(|(index, (usage, byte))| {
+            let allowed = if index == 1 && self.action.is_some() { usage | 0x1F } else { *usage };
+            let wrong = byte & !allowed;
+            (wrong != 0).then(|| (index as u16, 7 - wrong.leading_zeros() as u8))
+        })
+    }
+}
+
+const TEN_RW: &[u8; 8] = &[0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0x04];
+const TWELVE_RW: &[u8; 10] = &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0x04];
+const SIXTEEN_RW: &[u8; 14] =
+    &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0x04];
+
+/// Opcode and flags before the common rest of a block command.
+const fn usage<const REST: usize, const ALL: usize>(opcode: u8, flags: u8, rest: &[u8; REST]) -> [u8; ALL] {
+    let mut out = [0; ALL];
+    out[0] = opcode;
+    out[1] = flags;
+    let mut at = 0;
+    while at < REST {
+        out[at + 2] = rest[at];
+        at += 1;
+    }
+    out
+}
+
+const fn ten(opcode: u8, flags: u8) -> [u8; 10] {
+    usage(opcode, flags, TEN_RW)
+}
+
+const fn twelve(opcode: u8, flags: u8) -> [u8; 12] {
+    usage(opcode, flags, TWELVE_RW)
+}
+
+const fn sixteen(opcode: u8, flags: u8) -> [u8; 16] {
+    usage(opcode, flags, SIXTEEN_RW)
+}
+
+/// DPO, FUA and the obsolete FUA_NV, which some hosts still set.
+const DPO_FUA: u8 = 0x1A;
+/// DPO and BYTCHK.
+const DPO_BYTCHK: u8 = 0x16;
+
+/// All commands, by opcode and service action.
+pub(crate) static TABLE: &[Row] = &[
+    row(0x00, "TEST UNIT READY", &[0x00, 0, 0, 0, 0, 4], Data::None, media::test_unit_ready)
+        .conflict(Conflict::PersistentOnly),
+    row(0x03, "REQUEST SENSE", &[0x03, 1, 0, 0, 0xFF, 4], Data::In, report::request_sense)
+        .conflict(Conflict::Free)
+        .access(Access::Any)
+        .leaves_attention(),
+    row(0x08, "READ(6)", &[0x08, 0x1F, 0xFF, 0xFF, 0xFF, 4], Data::In, media::read).reads(Span::Six),
+    row(0x0A, "WRITE(6)", &[0x0A, 0x1F, 0xFF, 0xFF, 0xFF, 4], Data::Out, media::write).writes(Span::Six),
+    row(0x12, "INQUIRY", &[0x12, 1, 0xFF, 0xFF, 0xFF, 4], Data::In, inquiry::inquiry)
+        .conflict(Conflict::Free)
+        .access(Access::Any)
+        .leaves_attention(),
+    row(0x15, "MODE SELECT(6)", &[0x15, 0x11, 0, 0, 0xFF, 4], Data::Out, mode::select)
+        .access(Access::Standby),
+    row(0x16, "RESERVE(6)", &[0x16, 0, 0, 0, 0, 4], Data::None, pr_out::reserve_legacy)
+        .conflict(Conflict::Legacy),
+    row(0x17, "RELEASE(6)", &[0x17, 0, 0, 0, 0, 4], Data::None, pr_out::release_legacy)
+        .conflict(Conflict::Legacy),
+    row(0x1A, "MODE SENSE(6)", &[0x1A, 0x08, 0xFF, 0xFF, 0xFF, 4], Data::In, mode::sense)
+        .conflict(Conflict::Reader)
+        .access(Access::Standby),
+    row(0x1B, "START STOP UNIT", &[0x1B, 1, 0, 0x0F, 0xF7, 4], Data::None, media::start_stop_unit)
+        .conflict(Conflict::WriterUnless(0xF1, 0x01)),
+    row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 3, 4], Data::None, media::prevent_allow)
+        .conflict(Conflict::WriterUnless(0x03, 0x00)),
+    row(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::In, media::read_capacity_10)
+        .conflict(Conflict::Free),
+    row(0x28, "READ(10)", &ten(0x28, DPO_FUA), Data::In, media::read).reads(Span::Ten),
+    row(0x2A, "WRITE(10)", &ten(0x2A, DPO_FUA), Data::Out, media::write).writes(Span::Ten),
+    row(0x2E, "WRITE AND VERIFY(10)", &ten(0x2E, DPO_BYTCHK), Data::Out, media::write_and_verify)
+        .writes(Span::Ten),
+    row(0x2F, "VERIFY(10)", &ten(0x2F, DPO_BYTCHK), Data::Out, media::verify).reads(Span::Ten),
+    row(0x34, "PRE-FETCH(10)", &ten(0x34, 0x02), Data::None, media::pre_fetch).reads(Span::Ten),
+    row(0x35, "SYNCHRONIZE CACHE(10)", &ten(0x35, 0x06), Data::None, media::synchronize_cache)
+        .span(Span::Ten),
+    row(
+        0x37,
+        "READ DEFECT DATA(10)",
+        &[0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 4],
+        Data::In,
+        report::read_defect_data_10,
+    )
+    .conflict(Conflict::Reader),
+    row(0x41, "WRITE SAME(10)", &ten(0x41, 0x08), Data::Out, media::write_same).writes(Span::Ten),
+    row(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3F, 0xFF, 0xFF, 4], Data::Out, media::unmap)
+        .writes(Span::None)
+        .thin(),
+    row(0x4D, "LOG SENSE", &[0x4D, 0, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0xFF, 0xFF, 4], Data::In, log::sense)
+        .conflict(Conflict::Free)
+        .access(Access::Standby),
+    row(0x55, "MODE SELECT(10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xFF, 0xFF, 4], Data::Out, mode::select)
+        .access(Access::Standby),
+    row(0x56, "RESERVE(10)", &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::None, pr_out::reserve_legacy)
+        .conflict(Conflict::Legacy),
+    row(0x57, "RELEASE(10)", &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::None, pr_out::release_legacy)
+        .conflict(Conflict::Legacy),
+    row(0x5A, "MODE SENSE(10)", &[0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 4], Data::In, mode::sense)
+        .conflict(Conflict::Reader)
+        .access(Access::Standby),
+    persistent_in(0x00, "PERSISTENT RESERVE IN: READ KEYS", pr_in::read_keys),
+    persistent_in(0x01, "PERSISTENT RESERVE IN: READ RESERVATION", pr_in::read_reservation),
+    persistent_in(0x02, "PERSISTENT RESERVE IN: REPORT CAPABILITIES", pr_in::report_capabilities),
+    persistent_in(0x03, "PERSISTENT RESERVE IN: READ FULL STATUS", pr_in::read_full_status),
+    persistent_out(0x00, "PERSISTENT RESERVE OUT: REGISTER", pr_out::register),
+    persistent_out(0x01, "PERSISTENT RESERVE OUT: RESERVE", pr_out::reserve),
+    persistent_out(0x02, "PERSISTENT RESERVE OUT: RELEASE", pr_out::release),
+    persistent_out(0x03, "PERSISTENT RESERVE OUT: CLEAR", pr_out::clear),
+    persistent_out(0x04, "PERSISTENT RESERVE OUT: PREEMPT", pr_out::preempt),
+    persistent_out(0x05, "PERSISTENT RESERVE OUT: PREEMPT AND ABORT", pr_out::preempt_and_abort),
+    persistent_out(
+        0x06,
+        "PERSISTENT RESERVE OUT: REGISTER AND IGNORE EXISTING KEY",
+        pr_out::register_and_ignore,
+    ),
+    persistent_out(0x07, "PERSISTENT RESERVE OUT: REGISTER AND MOVE", pr_out::register_and_move),
+    row(0x88, "READ(16)", &sixteen(0x88, DPO_FUA), Data::In, media::read).reads(Span::Sixteen),
+    row(
+        0x89,
+        "COMPARE AND WRITE",
+        &[0x89, DPO_FUA, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0x3F, 4],
+        Data::Out,
+        media::compare_and_write,
+    )
+    .writes(Span::CompareAndWrite),
+    row(0x8A, "WRITE(16)", &sixteen(0x8A, DPO_FUA), Data::Out, media::write).writes(Span::Sixteen),
+    row(0x8B, "ORWRITE", &sixteen(0x8B, DPO_FUA), Data::Out, media::or_write).writes(Span::Sixteen),
+    row(0x8E, "WRITE AND VERIFY(16)", &sixteen(0x8E, DPO_BYTCHK), Data::Out, media::write_and_verify)
+        .writes(Span::Sixteen),
+    row(0x8F, "VERIFY(16)", &sixteen(0x8F, DPO_BYTCHK), Data::Out, media::verify).reads(Span::Sixteen),
+    row(0x90, "PRE-FETCH(16)", &sixteen(0x90, 0x02), Data::None, media::pre_fetch).reads(Span::Sixteen),
+    row(0x91, "SYNCHRONIZE CACHE(16)", &sixteen(0x91, 0x06), Data::None, media::synchronize_cache)
+        .span(Span::Sixteen),
+    row(0x93, "WRITE SAME(16)", &sixteen(0x93, 0x09), Data::Out, media::write_same).writes(Span::Sixteen),
+    row(
+        0x9E,
+        "READ CAPACITY(16)",
+        &[0x9E, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        media::read_capacity_16,
+    )
+    .action(0x10)
+    .conflict(Conflict::Free),
+    row(
+        0x9E,
+        "GET LBA STATUS",
+        &[0x9E, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        media::get_lba_status,
+    )
+    .action(0x12)
+    .reads(Span::Lba),
+    row(
+        0xA0,
+        "REPORT LUNS",
+        &[0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        report::report_luns,
+    )
+    .conflict(Conflict::Free)
+    .access(Access::Any)
+    .leaves_attention(),
+    row(
+        0xA3,
+        "REPORT TARGET PORT GROUPS",
+        &[0xA3, 0xE0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        report::target_port_groups,
+    )
+    .action(0x0A)
+    .conflict(Conflict::Free)
+    .access(Access::Any),
+    row(
+        0xA3,
+        "REPORT SUPPORTED OPERATION CODES",
+        &[0xA3, 0, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        report::supported_operation_codes,
+    )
+    .action(0x0C)
+    .conflict(Conflict::Free)
+    .access(Access::Standby),
+    row(
+        0xA3,
+        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        &[0xA3, 0, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        report::supported_task_management,
+    )
+    .action(0x0D)
+    .conflict(Conflict::Free)
+    .access(Access::Standby),
+    row(0xA8, "READ(12)", &twelve(0xA8, DPO_FUA), Data::In, media::read).reads(Span::Twelve),
+    row(0xAA, "WRITE(12)", &twelve(0xAA, DPO_FUA), Data::Out, media::write).writes(Span::Twelve),
+    row(0xAE, "WRITE AND VERIFY(12)", &twelve(0xAE, DPO_BYTCHK), Data::Out, media::write_and_verify)
+        .writes(Span::Twelve),
+    row(0xAF, "VERIFY(12)", &twelve(0xAF, DPO_BYTCHK), Data::Out, media::verify).reads(Span::Twelve),
+    row(
+        0xB7,
+        "READ DEFECT DATA(12)",
+        &[0xB7, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        report::read_defect_data_12,
+    )
+    .conflict(Conflict::Reader),
+];
+
+const fn persistent_in(action: u8, name: &'static str, run: Handler) -> Row {
+    row(0x5E, name, &[0x5E, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 4], Data::In, run)
+        .action(action)
+        .conflict(Conflict::PersistentOnly)
+        .access(Access::Standby)
+}
+
+const fn persistent_out(action: u8, name: &'static str, run: Handler) -> Row {
+    row(0x5F, name, &[0x5F, 0, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 4], Data::Out, run)
+        .action(action)
+        .conflict(Conflict::PersistentOut)
+        .access(Access::Standby)
+}
+
+/// First row and number of rows of each opcode.
+static INDEX: [(u8, u8); 256] = {
+    let mut index = [(0, 0); 256];
+    let mut at = 0;
+    while at < TABLE.len() {
+        let slot = &mut index[TABLE[at].opcode as usize];
+        if slot.1 == 0 {
+            slot.0 = at as u8;
+        }
+        slot.1 += 1;
+        at += 1;
+    }
+    index
+};
+
+/// All rows of an opcode: several when it has service actions.
+pub(crate) fn rows(opcode: u8) -> &'static [Row] {
+    let (first, count) = INDEX[usize::from(opcode)];
+    &TABLE[usize::from(first)..usize::from(first) + usize::from(count)]
+}
+
+/// Why a CDB has no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    Opcode,
+    ServiceAction,
+}
+
+/// The row of a CDB on a LU that is thin or not.
+pub(crate) fn lookup(cdb: &[u8], thin: bool) -> Result<&'static Row, Unknown> {
+    match rows(cdb.u8_at(0)) {
+        [] => Err(Unknown::Opcode),
+        [row] if row.thin && !thin => Err(Unknown::Opcode),
+        [row] if row.action.is_none() => Ok(row),
+        rows => rows.iter().find(|r| r.action == Some(cdb.u8_at(1) & 0x1F)).ok_or(Unknown::ServiceAction),
+    }
+}

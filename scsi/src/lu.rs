@@ -1,0 +1,153 @@
+//! A logical unit as the device server sees it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use twinlun_block::Geometry;
+
+use crate::attention::{Attentions, UnitAttention};
+use crate::commands::{Access, Conflict, Row};
+use crate::device::{LuAccess, LuDescription, Nexus, RemoteGroup, Space};
+use crate::mode::ModePages;
+use crate::reservation::Reservations;
+use crate::sense::{Asc, Sense, SenseKey};
+use crate::tasks::TaskSet;
+use crate::wire::Fields;
+use crate::{LuId, NexusId};
+
+/// What a LU keeps for an I_T nexus.
+#[derive(Debug, Default)]
+pub(crate) struct NexusState {
+    pub(crate) attentions: Attentions,
+    /// PREVENT of PREVENT ALLOW MEDIUM REMOVAL.
+    pub(crate) prevent: bool,
+    /// Registered, as [`Reservations`] has it: kept here so that a write compares no names.
+    pub(crate) registered: bool,
+    /// Persistent reservation holder, likewise.
+    pub(crate) holder: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct LogicalUnit {
+    pub(crate) naa: [u8; 16],
+    pub(crate) serial: String,
+    pub(crate) geometry: Geometry,
+    pub(crate) thin: bool,
+    pub(crate) access: LuAccess,
+    pub(crate) remote: Vec<RemoteGroup>,
+    pub(crate) space: Option<Space>,
+    pub(crate) mode: ModePages,
+    pub(crate) reservations: Reservations,
+    /// Holder of a RESERVE of SPC-2.
+    pub(crate) legacy: Option<NexusId>,
+    pub(crate) tasks: TaskSet,
+    pub(crate) nexuses: BTreeMap<NexusId, NexusState>,
+}
+
+impl LogicalUnit {
+    pub(crate) fn new(id: LuId, description: LuDescription) -> Self {
+        let saved = description.saved_state.as_deref().and_then(crate::saved::parse).unwrap_or_default();
+        let mut reservations = saved.reservations;
+        if !description.takeover {
+            reservations.power_on();
+        }
+        Self {
+            naa: description.naa,
+            serial: description.serial,
+            geometry: description.geometry,
+            thin: description.thin,
+            access: LuAccess::Active,
+            remote: Vec::new(),
+            space: None,
+            mode: ModePages::new(description.write_cache, saved.mode),
+            reservations,
+            legacy: None,
+            tasks: TaskSet::new(id),
+            nexuses: BTreeMap::new(),
+        }
+    }
+
+    /// The record that brings reservations and saved mode pages back.
+    pub(crate) fn save(&self) -> Bytes {
+        crate::saved::encode(self.mode.saved, &self.reservations)
+    }
+
+    pub(crate) fn open(&mut self, id: NexusId, nexus: &Nexus) {
+        let mut state = NexusState::default();
+        state.attentions.establish(UnitAttention::PowerOn);
+        self.nexuses.insert(id, state);
+        self.mark(id, nexus);
+    }
+
+    /// Ends what lasts as long as the nexus: RESERVE of SPC-2, PREVENT, ACA. Registrations stay.
+    pub(crate) fn lose(&mut self, id: NexusId) {
+        self.nexuses.remove(&id);
+        self.legacy.take_if(|holder| *holder == id);
+    }
+
+    /// Notes for one nexus what the reservations say of it.
+    fn mark(&mut self, id: NexusId, nexus: &Nexus) {
+        if let Some(state) = self.nexuses.get_mut(&id) {
+            state.registered = self.reservations.key_of(&nexus.initiator, nexus.port.relative_id).is_some();
+            state.holder = self.reservations.is_holder(&nexus.initiator, nexus.port.relative_id);
+        }
+    }
+
+    /// The same for all, after the reservations changed.
+    pub(crate) fn mark_all(&mut self, nexuses: &BTreeMap<NexusId, Nexus>) {
+        for (id, nexus) in nexuses {
+            self.mark(*id, nexus);
+        }
+    }
+
+    pub(crate) fn establish(&mut self, condition: UnitAttention, for_whom: impl Fn(NexusId) -> bool) {
+        for (id, state) in &mut self.nexuses {
+            if for_whom(*id) {
+                state.attentions.establish(condition);
+            }
+        }
+    }
+
+    /// Whether another nexus's reservation stops the command.
+    pub(crate) fn conflicts(&self, row: &Row, cdb: &[u8], nexus: NexusId) -> bool {
+        let legacy_stops = self.legacy.is_some_and(|holder| holder != nexus);
+        match row.conflict {
+            Conflict::Free | Conflict::Legacy => false,
+            Conflict::PersistentOnly => legacy_stops,
+            Conflict::PersistentOut => self.legacy.is_some(),
+            Conflict::WriterUnless(mask, value) if cdb.u8_at(4) & mask == value => false,
+            Conflict::Writer | Conflict::WriterUnless(..) | Conflict::Reader => {
+                legacy_stops || self.persistent_stops(row.conflict == Conflict::Reader, nexus)
+            }
+        }
+    }
+
+    fn persistent_stops(&self, reads: bool, nexus: NexusId) -> bool {
+        let Some(kind) = self.reservations.kind() else { return false };
+        let (registered, holder) =
+            self.nexuses.get(&nexus).map_or((false, false), |state| (state.registered, state.holder));
+        !(holder || kind.registrants() && registered || kind.write_exclusive() && reads)
+    }
+
+    /// NOT READY, when hosts are not served and the command needs it.
+    pub(crate) fn not_ready(&self, needs: Access) -> Option<Sense> {
+        let asc = match (self.access, needs) {
+            (_, Access::Any) | (LuAccess::Active | LuAccess::NonOptimized, _) => return None,
+            (LuAccess::Standby | LuAccess::NotReady, Access::Standby) => return None,
+            (LuAccess::Standby, Access::Active) => Asc::TARGET_PORT_IN_STANDBY,
+            (LuAccess::Unavailable, _) => Asc::TARGET_PORT_UNAVAILABLE,
+            (LuAccess::NotReady, Access::Active) => Asc::BECOMING_READY,
+        };
+        Some(Sense::new(SenseKey::NotReady, asc))
+    }
+
+    /// What a LOGICAL UNIT RESET undoes (SAM-5, 6.3.3).
+    pub(crate) fn reset(&mut self, condition: UnitAttention) {
+        self.legacy = None;
+        self.mode.reset();
+        for state in self.nexuses.values_mut() {
+            state.prevent = false;
+            state.attentions.establish(condition);
+        }
+    }
+}
