@@ -99,6 +99,10 @@ impl DiskState {
         Some(medium)
     }
 
+    pub(super) fn operations(&self) -> usize {
+        self.ops.len()
+    }
+
     pub(super) fn lose_power(&mut self) -> u64 {
         self.medium.as_mut().map_or(0, |medium| medium.power_cut(&mut self.rng))
     }

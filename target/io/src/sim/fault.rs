@@ -201,6 +201,11 @@ impl DiskSlot {
         self.medium(|medium| medium.unflushed_sectors())
     }
 
+    /// Operations that are under way.
+    pub fn operations(&self) -> usize {
+        self.state(|disk| disk.operations())
+    }
+
     /// Loses power on its own: unflushed writes survive in any part, and no handle notices.
     pub fn power_cut(&self) {
         if self.state(DiskState::lose_power) > 0 {

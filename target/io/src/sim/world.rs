@@ -274,6 +274,11 @@ impl World {
         Self { handle: WorldHandle { core: Rc::new(core) } }
     }
 
+    /// A handle that jobs may keep.
+    pub fn handle(&self) -> WorldHandle {
+        self.handle.clone()
+    }
+
     /// Runs the world until `main` is done. `main` is the test's own job and belongs to no process.
     ///
     /// # Panics
