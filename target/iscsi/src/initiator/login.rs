@@ -48,8 +48,10 @@ pub(super) struct Login {
     config: Rc<InitiatorConfig>,
     awaiting: Awaiting,
     stage: Stage,
-    /// Whether the last request asked to leave the stage.
+    /// Whether nothing of this side is left to be said in the stage.
     transit: bool,
+    /// Whether the last request asked to leave the stage; only then may the target say yes.
+    asked: bool,
     collected: TextCollector,
     parameters: Parameters,
     exp_stat_sn: Option<Serial32>,
@@ -74,6 +76,7 @@ impl Login {
             awaiting: Awaiting::Method,
             stage: Stage::SECURITY,
             transit: config.chap.is_none(),
+            asked: false,
             collected: TextCollector::default(),
             parameters: Parameters {
                 initiator_max_recv: config.offer.initiator_max_recv,
@@ -94,7 +97,7 @@ impl Login {
             }
         }
         text.push("AuthMethod", login.methods())?;
-        let request = login.request(text);
+        let request = login.request(text, login.transit);
         Ok((login, request))
     }
 
@@ -111,13 +114,14 @@ impl Login {
         self.config.chap.as_ref().is_none_or(|chap| chap.mutual.is_none())
     }
 
-    fn request(&mut self, text: TextBuilder) -> LoginRequest {
+    fn request(&mut self, text: TextBuilder, transit: bool) -> LoginRequest {
+        self.asked = transit;
         let next = if self.stage == Stage::SECURITY { Stage::OPERATIONAL } else { Stage::FULL_FEATURE };
         LoginRequest {
-            transit: self.transit,
+            transit,
             continues: false,
             current_stage: self.stage,
-            next_stage: if self.transit { next } else { Stage::SECURITY },
+            next_stage: if transit { next } else { Stage::SECURITY },
             version_max: 0,
             version_min: 0,
             isid: self.config.isid,
@@ -142,17 +146,14 @@ impl Login {
             && response.current_stage == self.stage
             && self.exp_stat_sn.is_none_or(|due| due == response.stat_sn)
             && !(response.continues && response.transit)
-            && (self.transit || !response.transit);
+            && (self.asked || !response.transit);
         if !in_order {
             return Err(LoginError::Sequence);
         }
         self.exp_stat_sn = Some(response.stat_sn.next());
         self.collected.push(&response.text)?;
         if response.continues {
-            let transit = std::mem::replace(&mut self.transit, false);
-            let request = self.request(TextBuilder::new(0));
-            self.transit = transit;
-            return Ok(Step::Send(request));
+            return Ok(Step::Send(self.request(TextBuilder::new(0), false)));
         }
         let text = self.collected.take();
         let pairs = text::pairs(&text)?;
@@ -161,7 +162,7 @@ impl Login {
         if response.transit {
             return self.leave_stage(response, answer);
         }
-        Ok(Step::Send(self.request(answer)))
+        Ok(Step::Send(self.request(answer, self.transit)))
     }
 
     fn check_status(&self, response: &LoginResponse) -> Result<(), LoginError> {
@@ -194,7 +195,7 @@ impl Login {
                 self.awaiting = Awaiting::Operational;
                 self.transit = true;
                 negotiation::offer(&self.config.offer, &self.config.session, &mut answer)?;
-                Ok(Step::Send(self.request(answer)))
+                Ok(Step::Send(self.request(answer, self.transit)))
             }
             (Stage::OPERATIONAL, Stage::FULL_FEATURE) if complete && response.tsih != Tsih(0) => {
                 let mut parameters = self.parameters;
