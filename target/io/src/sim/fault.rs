@@ -8,8 +8,8 @@ use std::time::Duration;
 use twinlun_block::ByteRange;
 
 use super::disk::{DiskState, Faults};
+use super::link::{LinkState, link};
 use super::medium::Medium;
-use super::net::{LinkState, link};
 use super::world::Core;
 
 /// Every kind of fault that a world counts in [`WorldHandle::counters`](super::WorldHandle::counters), so that a harness

@@ -22,6 +22,7 @@
 mod disk;
 mod executor;
 mod fault;
+mod link;
 mod medium;
 mod net;
 mod process;
@@ -44,8 +45,8 @@ use crate::{Disk, DiskError, DiskOptions, Instant, Listener, Stream};
 
 pub use disk::DiskTimes;
 pub use fault::{DiskSlot, FAULT_KINDS, Link};
+pub use link::LinkOptions;
 pub use medium::{Medium, SECTOR};
-pub use net::LinkOptions;
 pub use process::{Crash, CrashPoint, Process};
 pub use rng::Rng;
 pub use world::{StallKind, Stalled, World, WorldHandle, WorldOptions};

@@ -7,7 +7,6 @@ use std::cell::RefMut;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
@@ -15,8 +14,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::executor::{Event, Owner};
+use super::link::{LinkState, link};
 use super::process::{Crash, Status};
-use super::rng::Rng;
 use super::world::Core;
 use crate::Instant;
 
@@ -26,63 +25,6 @@ pub(super) type ConnId = u64;
 const BACKLOG: usize = 128;
 /// Connection requests are repeated after 1, 2, 4 ... seconds; after the last, 127 s after the first, connecting fails.
 const SYN_TRIES: u32 = 7;
-
-/// How a link behaves.
-#[derive(Clone, Debug)]
-pub struct LinkOptions {
-    /// Time on the way, drawn per segment. Order within a connection is kept.
-    pub latency: RangeInclusive<Duration>,
-    /// Bytes that may be sent and not yet received, per direction of a connection; drawn per connection.
-    pub buffer: RangeInclusive<u64>,
-    /// What becomes of a connection that lost bytes to a cut when the link is healed: weights of going on by
-    /// retransmission, of a reset, and of staying mute for ever.
-    pub after_cut: [u64; 3],
-}
-
-impl Default for LinkOptions {
-    fn default() -> Self {
-        Self {
-            latency: Duration::from_micros(20)..=Duration::from_micros(400),
-            buffer: 4096..=262_144,
-            after_cut: [2, 2, 1],
-        }
-    }
-}
-
-/// The link between two processes. Direction 0 goes from the lower slot number to the higher.
-pub(super) struct LinkState {
-    pub(super) rng: Rng,
-    pub(super) options: LinkOptions,
-    pub(super) cut: [bool; 2],
-    pub(super) clog: Duration,
-    pub(super) refuse: bool,
-    /// Segments to corrupt for certain.
-    pub(super) corrupt_next: u32,
-    /// Segments to corrupt, of a million.
-    pub(super) corrupt_rate: u64,
-}
-
-impl LinkState {
-    fn flight(&mut self, core: &Core) -> Duration {
-        if !self.clog.is_zero() {
-            core.count("net.clog");
-        }
-        self.rng.duration(&self.options.latency) + self.clog
-    }
-
-    fn maybe_corrupt(&mut self, core: &Core, data: Bytes) -> Bytes {
-        let certain = self.corrupt_next > 0;
-        if !certain && (self.corrupt_rate == 0 || !self.rng.chance(self.corrupt_rate, 1_000_000)) {
-            return data;
-        }
-        self.corrupt_next = self.corrupt_next.saturating_sub(1);
-        core.count("net.corrupt");
-        let mut data = BytesMut::from(data);
-        let at = self.rng.index(data.len());
-        data[at] ^= 1 << self.rng.below(8);
-        data.freeze()
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Parcel {
@@ -94,16 +36,16 @@ pub(super) enum Parcel {
 /// One direction of a connection.
 #[derive(Default)]
 pub(super) struct Way {
-    queue: VecDeque<(Instant, Parcel)>,
-    last_arrival: Instant,
+    pub(super) queue: VecDeque<(Instant, Parcel)>,
+    pub(super) last_arrival: Instant,
     /// Sent and not yet known to be received.
     pub(super) outstanding: usize,
     /// Received, but the word of it met a cut.
-    unacknowledged: usize,
+    pub(super) unacknowledged: usize,
     /// A segment met a cut: nothing passes any more, until the link is healed.
-    stalled: bool,
+    pub(super) stalled: bool,
     /// Nothing passes ever again.
-    mute: bool,
+    pub(super) mute: bool,
 }
 
 pub(super) struct End {
@@ -170,29 +112,6 @@ pub(super) struct Net {
     next_port: u16,
     /// Woken once the network is not borrowed any more.
     pub(super) wakes: Vec<Waker>,
-}
-
-/// The link and the direction of `from` to `to`.
-pub(super) fn link<'a>(
-    links: &'a mut BTreeMap<(usize, usize), LinkState>,
-    core: &Core,
-    from: usize,
-    to: usize,
-) -> (&'a mut LinkState, usize) {
-    let key = (from.min(to), from.max(to));
-    let state = links.entry(key).or_insert_with(|| {
-        let slots = core.slots.borrow();
-        LinkState {
-            rng: core.rng(&format!("link/{}/{}", slots[key.0].name, slots[key.1].name)),
-            options: core.options.link.clone(),
-            cut: [false; 2],
-            clog: Duration::ZERO,
-            refuse: false,
-            corrupt_next: 0,
-            corrupt_rate: 0,
-        }
-    });
-    (state, usize::from(from > to))
 }
 
 impl Net {
@@ -375,7 +294,7 @@ impl Net {
     }
 
     /// The end learns that its connection is broken. What it has not yet read may be lost with it.
-    fn fail_end(&mut self, core: &Core, id: ConnId, end: usize) {
+    pub(super) fn fail_end(&mut self, core: &Core, id: ConnId, end: usize) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let peer = conn.ends[1 - end].owner.slot;
         let (link, _) = link(&mut self.links, core, conn.ends[end].owner.slot, peer);
@@ -433,76 +352,6 @@ impl Net {
         {
             for id in backlog.waiting {
                 self.close(core, id, 1, true);
-            }
-        }
-    }
-
-    fn conns_between(&self, a: usize, b: usize) -> Vec<ConnId> {
-        let matches = |conn: &Conn| {
-            let slots = (conn.ends[0].owner.slot, conn.ends[1].owner.slot);
-            slots == (a, b) || slots == (b, a)
-        };
-        self.conns.iter().filter(|(_, conn)| matches(conn)).map(|(id, _)| *id).collect()
-    }
-
-    /// Breaks all connections of a link, for both ends at once.
-    pub(super) fn reset_link(&mut self, core: &Core, a: usize, b: usize) {
-        for id in self.conns_between(a, b) {
-            if self.conns.get(&id).is_some_and(|conn| conn.phase == Phase::Open) {
-                core.count("net.reset");
-                self.fail_end(core, id, 0);
-                self.fail_end(core, id, 1);
-            }
-        }
-    }
-
-    /// Opens both directions and decides what becomes of connections that lost something.
-    pub(super) fn heal(&mut self, core: &Core, a: usize, b: usize) {
-        let (state, _) = link(&mut self.links, core, a, b);
-        state.cut = [false; 2];
-        for id in self.conns_between(a, b) {
-            let Some(conn) = self.conns.get_mut(&id) else { continue };
-            let (link, _) = link(&mut self.links, core, a, b);
-            let hurt = conn.ways.iter().any(|way| way.stalled);
-            let weights = link.options.after_cut;
-            let fate = link.rng.below(weights.iter().sum::<u64>().max(1));
-            if !hurt || fate < weights[0] {
-                if hurt {
-                    core.count("net.resumed");
-                }
-                self.resume(core, id);
-            } else if fate < weights[0] + weights[1] {
-                core.count("net.reset_after_cut");
-                self.fail_end(core, id, 0);
-                self.fail_end(core, id, 1);
-            } else {
-                core.count("net.mute");
-                for way in &mut conn.ways {
-                    way.queue.clear();
-                    (way.stalled, way.mute) = (false, true);
-                }
-            }
-        }
-    }
-
-    /// Retransmission: what was held back arrives after all, in order.
-    fn resume(&mut self, core: &Core, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        for from in 0..2 {
-            let slots = (conn.ends[from].owner.slot, conn.ends[1 - from].owner.slot);
-            let (link, _) = link(&mut self.links, core, slots.0, slots.1);
-            let way = &mut conn.ways[from];
-            way.outstanding = way.outstanding.saturating_sub(std::mem::take(&mut way.unacknowledged));
-            self.wakes.extend(conn.ends[from].sender.take());
-            if std::mem::take(&mut way.stalled) {
-                let backoff = link.rng.duration(&(Duration::ZERO..=Duration::from_secs(1)));
-                let at = core.now() + backoff + link.flight(core);
-                way.queue.iter_mut().for_each(|(due, _)| *due = at.max(*due));
-                way.last_arrival = way.last_arrival.max(at);
-                let dues: Vec<Instant> = way.queue.iter().map(|(due, _)| *due).collect();
-                for due in dues {
-                    core.schedule(due, Event::Segment { conn: id, way: from });
-                }
             }
         }
     }

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 
 use super::executor::Owner;
-use super::net::{Backlog, ConnId, Parcel, Phase, link};
+use super::link::link;
+use super::net::{Backlog, ConnId, Parcel, Phase};
 use super::world::Core;
 use crate::net::{ListenerBackend, StreamBackend};
 use crate::{Listener, Stream};

@@ -243,6 +243,7 @@ fn every_fault_that_is_counted_is_listed() {
     let sources = [
         include_str!("../disk.rs"),
         include_str!("../fault.rs"),
+        include_str!("../link.rs"),
         include_str!("../net.rs"),
         include_str!("../process.rs"),
         include_str!("../stream.rs"),

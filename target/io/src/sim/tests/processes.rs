@@ -147,14 +147,15 @@ fn a_process_may_kill_itself_at_any_moment() {
         let shard = east.shard();
         east.spawn(async move {
             shard.sleep(millis(5)).await;
-            let mut borrowed = counter.borrow_mut();
-            match how {
-                Crash::Kill => victim.kill(),
-                Crash::PowerCut => victim.power_cut(),
+            {
+                let mut borrowed = counter.borrow_mut();
+                match how {
+                    Crash::Kill => victim.kill(),
+                    Crash::PowerCut => victim.power_cut(),
+                }
+                assert!(!victim.is_alive(), "the moment is exact");
+                *borrowed += 1;
             }
-            assert!(!victim.is_alive(), "the moment is exact");
-            *borrowed += 1;
-            drop(borrowed);
             shard.spawn(async { unreachable!("a dead process starts nothing") });
             shard.sleep(millis(1)).await;
             unreachable!("it is dropped at its next await");
