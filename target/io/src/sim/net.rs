@@ -246,9 +246,6 @@ impl Net {
                 way.stalled = true;
                 return;
             }
-            if way.stalled {
-                return;
-            }
             if core.slots.borrow()[sink.slot].status == Status::PoweredOff {
                 // Sent again and again, until somebody is there to refuse it.
                 core.count("net.into_the_dark");

@@ -166,7 +166,7 @@ impl Core {
         let Some(mut future) = future else { return };
         self.begin_poll(id, owner);
         let done = future.as_mut().poll(&mut Context::from_waker(&Waker::from(wake))).is_ready();
-        if done || !self.is_alive(owner) {
+        if done {
             self.jobs.borrow_mut().all.remove(&id);
             drop(future);
         } else if let Some(job) = self.jobs.borrow_mut().all.get_mut(&id) {

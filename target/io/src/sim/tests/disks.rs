@@ -215,6 +215,12 @@ fn disks_can_be_pulled_brought_back_and_swapped() {
         assert!(disk.read(range(0, 512)).await.is_err(), "the handle was lost with the disk");
         let again = open(&shard, "d").await.expect("it is back");
         assert_eq!(read(&again, 0, 512).await, Ok(vec![2; 512]));
+        drop(disk);
+        let other = world.process("west", [10, 0, 0, 2].into()).shard();
+        assert!(
+            matches!(open(&other, "d").await, Err(DiskError::Locked { .. })),
+            "old handles unlock nothing"
+        );
         slot.remove();
         slot.insert(old);
         let again = open(&shard, "d").await.expect("an old copy");

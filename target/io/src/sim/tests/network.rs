@@ -77,6 +77,28 @@ fn a_cut_skips_and_doubles_nothing() {
 }
 
 #[test]
+fn a_sender_that_hears_nothing_stops_and_goes_on_when_it_does() {
+    for seed in 0..10 {
+        let world = world(seed);
+        let seen = transfer(&world, 1_000_000, Duration::ZERO);
+        world.run_for(Duration::from_micros(2500)).expect("ends");
+        let link = world.link("west", "east");
+        link.cut_forward();
+        let before = seen.borrow().bytes;
+        world.run_for(millis(10_000)).expect("ends");
+        let during = seen.borrow().bytes;
+        assert!(during - before <= 262_144 && during < 1_000_000, "the window closes");
+        link.heal();
+        world.run_for(millis(10_000)).expect("ends");
+        assert_eq!(
+            *seen.borrow(),
+            Seen { bytes: 1_000_000, end: Some(Ok(())) },
+            "only words were lost, no bytes"
+        );
+    }
+}
+
+#[test]
 fn neither_end_is_told_of_a_cut() {
     let world = world(2);
     let seen = transfer(&world, 1_000_000, millis(1));
