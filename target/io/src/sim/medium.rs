@@ -345,6 +345,18 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_ends_once() {
+        let mut lengths = BTreeSet::new();
+        for seed in 0..50 {
+            let (mut rng, mut fate) = (Rng::new(seed), Fate::Prefix { open: true });
+            let kept: Vec<bool> = (0..20).map(|_| fate.survives(&mut rng)).collect();
+            assert!(kept.is_sorted_by(|earlier, later| earlier >= later), "{kept:?}");
+            lengths.insert(kept.iter().filter(|kept| **kept).count());
+        }
+        assert!(lengths.len() > 4, "{lengths:?}");
+    }
+
+    #[test]
     fn zeroing_is_a_write_and_costs_nothing_on_holes() {
         let mut medium = Medium::blank(1 << 40);
         medium.zero(ByteRange::new(1 << 30, 1 << 20));

@@ -262,6 +262,33 @@ fn shutdown_and_reset_end_what_is_pending() {
 }
 
 #[test]
+fn a_stream_dropped_with_unread_data_resets_its_peer() {
+    for unread in [false, true] {
+        let world = world(7);
+        let (east, west) = two(&world);
+        let (shard, address) = (west.shard(), west.address(7));
+        west.spawn(async move {
+            let listener = shard.listen(address).await.expect("free");
+            let stream = listener.accept().await.expect("east connects");
+            shard.sleep(millis(20)).await;
+            let mut buffer = BytesMut::with_capacity(64);
+            while !unread && buffer.len() < 10 {
+                stream.recv(&mut buffer).await.expect("east sent ten bytes");
+            }
+        });
+        world.run_for(millis(1)).expect("ends");
+        let shard = east.shard();
+        let end = world.run(async {
+            let stream = shard.connect(address).await.expect("west listens");
+            stream.send_all(&payload(1, 10)).await.expect("there is room");
+            stream.recv(&mut BytesMut::with_capacity(64)).await.map_err(|error| error.kind())
+        });
+        let expected = if unread { Err(ErrorKind::ConnectionReset) } else { Ok(0) };
+        assert_eq!(end.expect("ends"), expected);
+    }
+}
+
+#[test]
 fn corruption_flips_a_single_bit() {
     let world = world(6);
     let (east, west) = two(&world);
