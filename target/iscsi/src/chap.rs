@@ -256,7 +256,7 @@ impl Exchange {
         match (keys.identifier, keys.challenge) {
             (None, None) => {}
             (Some(theirs), Some(reverse)) => {
-                self.prove(algorithm, theirs, reverse, challenge, &response, answer)?
+                self.prove(algorithm, theirs, reverse, challenge, &response, answer)?;
             }
             _ => return Err(ChapError::Sequence),
         }

@@ -126,11 +126,11 @@ impl Negotiation {
         match key {
             Key::HeaderDigest => {
                 now.header_digest = digest(key, value, self.session_type, policy.header_digest, answer)?;
-                return Ok(());
+                Ok(())
             }
             Key::DataDigest => {
                 now.data_digest = digest(key, value, self.session_type, policy.data_digest, answer)?;
-                return Ok(());
+                Ok(())
             }
             Key::InitialR2T => match text::boolean(value) {
                 Ok(theirs) => {
@@ -154,7 +154,7 @@ impl Negotiation {
             Key::MaxRecvDataSegmentLength => {
                 now.initiator_max_recv =
                     offered(value, LENGTHS).ok_or(NegotiationError::Unacceptable(key))?;
-                return Ok(());
+                Ok(())
             }
             Key::MaxConnections => put_number(answer, key, offered(value, 1..=65535).map(|_| 1)),
             Key::ErrorRecoveryLevel => put_number(answer, key, offered(value, 0..=2).map(|_| 0)),

@@ -16,10 +16,21 @@
 //! While much output waits to be sent, the storage processor stops receiving: that bounds what pings can make it hold.
 //! Error recovery level 0, one connection per session. States and limits: `docs/design/iscsi-session.md`.
 
+mod collect;
+mod commands;
 mod config;
 mod connection;
 mod directory;
 mod event;
+mod functions;
+mod line;
+mod numbers;
+mod reply;
+mod tags;
+mod task;
+#[cfg(test)]
+mod tests;
+mod text_exchange;
 
 pub use config::{ConnectionConfig, DigestPolicy, Limits, Policy, Timers};
 pub use connection::Connection;
