@@ -82,7 +82,7 @@ impl Transmit {
         {
             let mut outbox = self.outbox.borrow_mut();
             outbox.push_bytes(header);
-            outbox.push(payload);
+            outbox.push(&payload);
         }
         let driver = self.driver.borrow_mut().take();
         if let Some(driver) = driver {

@@ -97,7 +97,7 @@ impl Stream {
     /// Sends everything.
     pub async fn send_all(&self, data: &Payload) -> io::Result<()> {
         let mut outbox = Outbox::default();
-        outbox.push(data.clone());
+        outbox.push(data);
         std::future::poll_fn(|cx| outbox.poll_send(cx, self)).await
     }
 
@@ -122,7 +122,7 @@ const SLICES_PER_SEND: usize = 256;
 
 impl Outbox {
     /// Appends data.
-    pub fn push(&mut self, data: Payload) {
+    pub fn push(&mut self, data: &Payload) {
         self.len += data.len();
         self.segments.extend(data.segments().iter().cloned());
     }

@@ -1,16 +1,31 @@
 //! The engines that run on an operating system.
 
+mod buffers;
+mod file;
+mod memory;
+mod net;
+mod op;
+mod pool;
+mod uring;
+
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
-use bytes::BytesMut;
+use tokio::task::LocalSet;
 use twinlun_block::{ByteRange, Payload};
 
+use crate::disk::Backend;
 use crate::{Disk, DiskError, DiskOptions, Durability, Instant, Listener, Shard, Stream};
+use file::{Engine, FileDisk};
+use memory::MemoryDisk;
+pub(crate) use net::{RealListener, RealStream};
+use pool::Pool;
+use uring::Ring;
 
 /// Which disk engine a shard uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,94 +39,148 @@ pub enum EngineChoice {
     Portable,
 }
 
-/// Runs `main` on a new shard of the calling thread, to its end.
-pub fn run_shard<F: Future>(_choice: EngineChoice, _main: impl FnOnce(Shard) -> F) -> io::Result<F::Output> {
-    unimplemented!()
+/// Runs `main` on a new shard of the calling thread, to its end. Jobs that are still there then are dropped.
+pub fn run_shard<F: Future>(choice: EngineChoice, main: impl FnOnce(Shard) -> F) -> io::Result<F::Output> {
+    // Time counts from the first shard of the process, and a clock that is asked first later would start later.
+    start_of_time();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let jobs = LocalSet::new();
+    let engine = choose(choice)?;
+    let output = jobs.block_on(&runtime, async {
+        if let Engine::Uring(ring) = &engine {
+            ring.start()?;
+        }
+        let shard = Shard::real(Rc::new(RealShard { engine }));
+        io::Result::Ok(main(shard).await)
+    });
+    // Inside the runtime, since sockets take their leave of it.
+    let _guard = runtime.enter();
+    drop(jobs);
+    output
 }
 
-pub(crate) struct RealShard;
+fn choose(choice: EngineChoice) -> io::Result<Engine> {
+    let ring = match choice {
+        EngineChoice::Portable => None,
+        EngineChoice::Uring => Some(Ring::new()?),
+        EngineChoice::Auto => Ring::new()
+            .inspect_err(
+                |error| tracing::info!(%error, "io_uring is not to be had here, disks are served by threads"),
+            )
+            .ok(),
+    };
+    Ok(match ring {
+        Some(ring) => Engine::Uring(ring),
+        None => Engine::Pool(Rc::new(Pool::new()?)),
+    })
+}
+
+fn start_of_time() -> std::time::Instant {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    *START.get_or_init(std::time::Instant::now)
+}
+
+pub(crate) struct RealShard {
+    engine: Engine,
+}
 
 impl RealShard {
     pub(crate) fn engine_name(&self) -> &'static str {
-        unimplemented!()
+        self.engine.name()
     }
+
     pub(crate) fn now(&self) -> Instant {
-        unimplemented!()
+        Instant::from_start(start_of_time().elapsed())
     }
+
     pub(crate) fn unix_time(&self) -> Duration {
-        unimplemented!()
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
-    pub(crate) fn fill_random(&self, _out: &mut [u8]) {
-        unimplemented!()
+
+    pub(crate) fn fill_random(&self, out: &mut [u8]) {
+        // Keys and challenges come from here; without randomness there is no going on.
+        getrandom::fill(out).expect("the system's random generator works");
     }
-    pub(crate) fn spawn(&self, _job: impl Future<Output = ()> + 'static) {
-        unimplemented!()
+
+    pub(crate) fn spawn(&self, job: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(job);
     }
-    pub(crate) async fn sleep_until(&self, _deadline: Instant) {
-        unimplemented!()
+
+    pub(crate) async fn sleep_until(&self, deadline: Instant) {
+        match start_of_time().checked_add(deadline.since_start()) {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            // Later than the clock can say: never.
+            None => std::future::pending().await,
+        }
     }
-    pub(crate) async fn open_disk(&self, _path: &Path, _options: DiskOptions) -> Result<Disk, DiskError> {
-        unimplemented!()
+
+    pub(crate) async fn open_disk(&self, path: &Path, options: DiskOptions) -> Result<Disk, DiskError> {
+        let disk = if MemoryDisk::names(path) {
+            RealDisk::Memory(MemoryDisk::open(path, options.create)?)
+        } else {
+            RealDisk::File(FileDisk::open(path, &options, self.engine.clone())?)
+        };
+        Ok(Disk::new(Backend::Real(disk)))
     }
-    pub(crate) async fn listen(&self, _address: SocketAddr) -> io::Result<Listener> {
-        unimplemented!()
+
+    pub(crate) async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        net::listen(address)
     }
-    pub(crate) async fn connect(&self, _address: SocketAddr) -> io::Result<Stream> {
-        unimplemented!()
+
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        net::connect(address).await
     }
 }
 
-pub(crate) struct RealDisk;
+pub(crate) enum RealDisk {
+    File(FileDisk),
+    Memory(MemoryDisk),
+}
 
 impl RealDisk {
     pub(crate) fn size(&self) -> u64 {
-        unimplemented!()
+        match self {
+            Self::File(disk) => disk.size(),
+            Self::Memory(disk) => disk.size(),
+        }
     }
-    pub(crate) async fn read(&self, _range: ByteRange) -> Result<Payload, DiskError> {
-        unimplemented!()
-    }
-    pub(crate) async fn write(&self, _offset: u64, _data: Payload, _d: Durability) -> Result<(), DiskError> {
-        unimplemented!()
-    }
-    pub(crate) async fn flush(&self) -> Result<(), DiskError> {
-        unimplemented!()
-    }
-    pub(crate) async fn zero(&self, _range: ByteRange, _may_unmap: bool) -> Result<(), DiskError> {
-        unimplemented!()
-    }
-}
 
-pub(crate) struct RealListener;
+    pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
+        match self {
+            Self::File(disk) => disk.read(range).await,
+            Self::Memory(disk) => Ok(disk.read(range)),
+        }
+    }
 
-impl RealListener {
-    pub(crate) async fn accept(&self) -> io::Result<Stream> {
-        unimplemented!()
-    }
-    pub(crate) fn local_address(&self) -> SocketAddr {
-        unimplemented!()
-    }
-}
-
-pub(crate) struct RealStream;
-
-impl RealStream {
-    pub(crate) fn peer_address(&self) -> SocketAddr {
-        unimplemented!()
-    }
-    pub(crate) fn local_address(&self) -> SocketAddr {
-        unimplemented!()
-    }
-    pub(crate) fn poll_recv(&self, _cx: &mut Context<'_>, _buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        unimplemented!()
-    }
-    pub(crate) fn poll_send(
+    pub(crate) async fn write(
         &self,
-        _cx: &mut Context<'_>,
-        _slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        unimplemented!()
+        offset: u64,
+        data: Payload,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
+        match self {
+            Self::File(disk) => disk.write(offset, data, durability).await,
+            Self::Memory(disk) => {
+                disk.write(offset, &data);
+                Ok(())
+            }
+        }
     }
-    pub(crate) fn shutdown(&self) {
-        unimplemented!()
+
+    pub(crate) async fn flush(&self) -> Result<(), DiskError> {
+        match self {
+            Self::File(disk) => disk.flush().await,
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn zero(&self, range: ByteRange, may_unmap: bool) -> Result<(), DiskError> {
+        match self {
+            Self::File(disk) => disk.zero(range, may_unmap).await,
+            Self::Memory(disk) => {
+                disk.zero(range);
+                Ok(())
+            }
+        }
     }
 }
