@@ -15,7 +15,7 @@ use crate::port::{InitiatorPort, TargetPort};
 use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
 use crate::tasks::{Abort, Admission, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
-use crate::{inquiry, media, report};
+use crate::{inquiry, media, report, saved};
 
 /// A logical unit of this target device, whatever number it has for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,12 +167,17 @@ impl TargetDevice {
     }
 
     /// Adds a LU. It is [`LuAccess::Active`] until [`TargetDevice::set_access`] says otherwise.
-    pub fn add_lu(&mut self, lu: LuId, description: LuDescription) {
+    ///
+    /// `false` when the saved state could not be read: the LU is there without reservations and saved mode pages, and the
+    /// administrator should know.
+    pub fn add_lu(&mut self, lu: LuId, description: LuDescription) -> bool {
+        let readable = description.saved_state.as_deref().is_none_or(|record| saved::parse(record).is_some());
         let mut unit = LogicalUnit::new(lu, description);
         for (id, nexus) in self.nexuses.iter().filter(|(_, nexus)| nexus.map.sees(lu)) {
             unit.open(*id, nexus);
         }
         self.lus.insert(lu, unit);
+        readable
     }
 
     /// Takes a LU away. Its tasks must be aborted; map it away from the nexuses with [`TargetDevice::set_lun_map`] as well.

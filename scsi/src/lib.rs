@@ -32,6 +32,8 @@ mod reservation;
 mod saved;
 mod sense;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use attention::{Attentions, UnitAttention};

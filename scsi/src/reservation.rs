@@ -5,7 +5,7 @@
 //! 2. No two registrations have the same I_T nexus; no key is zero.
 //! 3. There are at most [`MAX_REGISTRATIONS`].
 
-use crate::port::InitiatorPort;
+use crate::port::{InitiatorPort, MAX_NAME};
 
 /// Registrations per LU; more are refused with INSUFFICIENT REGISTRATION RESOURCES.
 pub(crate) const MAX_REGISTRATIONS: usize = 512;
@@ -143,11 +143,12 @@ impl Reservations {
         self.generation = self.generation.wrapping_add(1);
     }
 
-    /// Registers all of `who`, or changes their key. `false` when there is no room.
+    /// Registers all of `who`, or changes their key. `false` when there is no room, or for a name that no iSCSI node can have.
     pub(crate) fn register(&mut self, who: &[NexusName], key: u64, all_ports: bool) -> bool {
         let known = |r: &&NexusName| self.registrations.iter().any(|have| have.who == **r);
         let new = who.iter().filter(|r| !known(r)).count();
-        if self.registrations.len() + new > MAX_REGISTRATIONS {
+        let named = |who: &NexusName| (1..=MAX_NAME).contains(&who.initiator.name.len());
+        if self.registrations.len() + new > MAX_REGISTRATIONS || !who.iter().all(named) {
             return false;
         }
         for who in who {

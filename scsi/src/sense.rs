@@ -144,9 +144,9 @@ impl Sense {
     pub fn encode(&self, descriptor_format: bool) -> SenseBytes {
         let mut out = SenseBytes { bytes: [0; SenseBytes::MAX], len: 0 };
         if descriptor_format {
-            self.encode_descriptors(&mut out)
+            self.encode_descriptors(&mut out);
         } else {
-            self.encode_fixed(&mut out)
+            self.encode_fixed(&mut out);
         }
         out
     }
@@ -193,7 +193,7 @@ impl Sense {
 
     /// What a failure below SCSI looks like to the host. The one place where it is decided.
     ///
-    /// `base` is the byte offset of the LU at which INFORMATION of a miscompare counts from zero.
+    /// INFORMATION is an LBA for a medium error, and the offset in the comparison for a miscompare.
     pub fn from_block_error(error: BlockError, write: bool, size: BlockSize) -> Self {
         match error {
             BlockError::Medium { offset } => {

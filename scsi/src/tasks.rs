@@ -116,7 +116,7 @@ impl TaskSet {
         let bypass = self.aca.is_some();
         let running = bypass
             || match attribute {
-                TaskAttribute::Simple => self.special == 0 || !self.entries.iter().any(|e| e.blocks_simple()),
+                TaskAttribute::Simple => self.special == 0 || !self.entries.iter().any(Entry::blocks_simple),
                 TaskAttribute::Ordered => self.entries.is_empty(),
                 TaskAttribute::HeadOfQueue | TaskAttribute::Aca => true,
             };
