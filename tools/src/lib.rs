@@ -4,4 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod initiator;
+pub mod load;
 pub mod stage;
