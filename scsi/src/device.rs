@@ -12,6 +12,7 @@ use crate::io::Io;
 use crate::lu::LogicalUnit;
 use crate::lun::{self, Addressed, LunMap};
 use crate::port::{InitiatorPort, TargetPort};
+use crate::reservation::{Kind, Registration};
 use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
 use crate::tasks::{Abort, Admission, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
@@ -94,6 +95,19 @@ pub struct Space {
     pub available: u64,
     /// Bytes that are allocated to this LU.
     pub used: u64,
+}
+
+/// What an administrator sees of a LU's persistent reservations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationStatus {
+    /// Initiator, relative target port and key of every registration.
+    pub registrations: Vec<(InitiatorPort, u16, u64)>,
+    /// Type of the reservation as SPC spells it, when there is one.
+    pub kind: Option<&'static str>,
+    /// Its holder; `None` under the All Registrants types as well.
+    pub holder: Option<InitiatorPort>,
+    /// Kept over power loss (APTPL).
+    pub persist: bool,
 }
 
 /// A command as the transport delivers it.
@@ -236,6 +250,24 @@ impl TargetDevice {
     /// What must be saved to carry the LU over to another SP or unit (reservations, mode pages).
     pub fn saved_state(&self, lu: LuId) -> Option<Bytes> {
         self.lus.get(&lu).map(LogicalUnit::save)
+    }
+
+    /// Who is registered and who holds a reservation.
+    pub fn reservations(&self, lu: LuId) -> Option<ReservationStatus> {
+        self.lus.get(&lu).map(|unit| {
+            let state = &unit.reservations;
+            let registration = |r: &Registration| (r.who.initiator.clone(), r.who.port, r.key);
+            ReservationStatus {
+                registrations: state.registrations.iter().map(registration).collect(),
+                kind: state.kind().map(Kind::name),
+                holder: state
+                    .reservation
+                    .as_ref()
+                    .and_then(|r| r.holder.as_ref())
+                    .map(|h| h.initiator.clone()),
+                persist: state.persist,
+            }
+        })
     }
 
     /// Opens an I_T nexus. POWER ON waits for it at every LU.

@@ -176,7 +176,7 @@ fn block_limits(c: &Context<'_>) -> Vec<u8> {
     let lu = &*c.lu;
     let optimal = blocks(lu, lu.geometry.optimal_io);
     let mut out = Vec::with_capacity(0x3C);
-    out.put8(0x01); // WSNZ
+    out.put8(0x00); // WSNZ: a WRITE SAME of no length means the rest of the LU
     out.put8(u8::MAX); // MAXIMUM COMPARE AND WRITE LENGTH
     out.put16(u16::try_from(optimal).unwrap_or(0));
     out.put32(blocks(lu, MAX_TRANSFER));

@@ -43,6 +43,8 @@ pub enum Step {
 pub(crate) enum Plan {
     /// One request. The data of a read goes to the host.
     Single(BlockRequest),
+    /// A flush, and then the request: READ with FUA.
+    Flushed(BlockRequest),
     /// Submitted; the command ends with its result.
     Last { write: bool },
     /// Everything longer, off the hot path.
@@ -100,6 +102,17 @@ impl Io {
                 self.plan = Plan::Last { write: !matches!(request, BlockRequest::Read { .. }) };
                 Step::Submit(request)
             }
+            Plan::Flushed(request) => match previous {
+                None => {
+                    self.plan = Plan::Flushed(request);
+                    Step::Submit(BlockRequest::Flush)
+                }
+                Some(Ok(_)) => {
+                    self.plan = Plan::Single(request);
+                    self.next(None)
+                }
+                Some(Err(error)) => Step::Done(self.failed(error, true)),
+            },
             Plan::Last { write } => match previous.unwrap_or(Err(BlockError::Aborted)) {
                 Ok(data) => Step::Done(Reply { data_out_len: self.data_out_len, ..Reply::data(data) }),
                 Err(error) => Step::Done(self.failed(error, write)),

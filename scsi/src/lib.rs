@@ -39,8 +39,8 @@ mod wire;
 pub use attention::{Attentions, UnitAttention};
 pub use commands::{CommandInfo, Data, describe};
 pub use device::{
-    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, Settle, Space, TargetDevice,
-    TargetIdentity,
+    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, ReservationStatus, Settle, Space,
+    TargetDevice, TargetIdentity,
 };
 pub use io::{Io, Step};
 pub use lun::LunMap;

@@ -87,7 +87,10 @@ pub(crate) fn read(c: &mut Context<'_>) -> Run {
     if range.is_empty() {
         return c.nothing_to_do();
     }
-    c.io(Plan::Single(BlockRequest::Read { range }))
+    let request = BlockRequest::Read { range };
+    // FUA: what is read is on the medium, so that power loss cannot unread it.
+    let from_medium = c.lu.mode.current.wce && c.fua();
+    c.io(if from_medium { Plan::Flushed(request) } else { Plan::Single(request) })
 }
 
 pub(crate) fn write(c: &mut Context<'_>) -> Run {
@@ -176,11 +179,17 @@ fn in_steps(range: ByteRange, request: impl FnMut(ByteRange) -> BlockRequest) ->
 }
 
 pub(crate) fn write_same(c: &mut Context<'_>) -> Run {
-    let range = c.bytes();
+    let range = match c.bytes() {
+        // No length means the rest of the LU (WSNZ 0), and there must be one.
+        named if named.is_empty() => ByteRange::new(named.offset(), c.lu.geometry.size - named.offset()),
+        named => named,
+    };
     let unmap = c.cdb.bit_at(1, 3);
     let no_data = c.cdb.len() == 16 && c.cdb.bit_at(1, 0);
-    // WSNZ: zero blocks does not mean the rest of the LU.
-    if range.is_empty() || range.len() > MAX_WRITE_SAME {
+    if range.is_empty() {
+        return Err(out_of_range(Lba(c.lu.geometry.blocks())).into());
+    }
+    if range.len() > MAX_WRITE_SAME {
         return Err(Sense::cdb_field(c.row.span.length_byte(), None).into());
     }
     if unmap && !c.lu.thin {

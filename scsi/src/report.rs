@@ -82,7 +82,7 @@ pub(crate) fn target_port_groups(c: &mut Context<'_>) -> Run {
 fn put_group(out: &mut Vec<u8>, id: u16, access: LuAccess, ports: &[u16]) {
     let ports = &ports[..ports.len().min(255)];
     out.put8(access_state(access));
-    out.put8(0x80 | 0x08 | 0x04 | 0x02 | 0x01); // transitioning, unavailable, standby, both active states
+    out.put8(0x08 | 0x04 | 0x02 | 0x01); // unavailable, standby, both active states
     out.put16(id);
     out.put8(0);
     out.put8(if access == LuAccess::Active { 0 } else { 0x02 }); // altered by implicit behaviour

@@ -45,6 +45,18 @@ impl Kind {
         })
     }
 
+    /// The name of SPC.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::WriteExclusive => "Write Exclusive",
+            Self::ExclusiveAccess => "Exclusive Access",
+            Self::WriteExclusiveRegistrantsOnly => "Write Exclusive, Registrants Only",
+            Self::ExclusiveAccessRegistrantsOnly => "Exclusive Access, Registrants Only",
+            Self::WriteExclusiveAllRegistrants => "Write Exclusive, All Registrants",
+            Self::ExclusiveAccessAllRegistrants => "Exclusive Access, All Registrants",
+        }
+    }
+
     /// Others may read.
     pub(crate) const fn write_exclusive(self) -> bool {
         matches!(

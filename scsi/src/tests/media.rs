@@ -87,6 +87,20 @@ fn fua_follows_the_bit_and_the_write_cache() {
 }
 
 #[test]
+fn a_read_with_fua_reads_what_is_on_the_medium() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    rig.good(a, &ten(0x2A, 0, 0, 1), filled(1, 1));
+    assert_eq!(rig.good(a, &ten(0x28, 0x08, 0, 1), vec![])[..], [1; BS]);
+    assert!(matches!(rig.requests[1..], [BlockRequest::Flush, BlockRequest::Read { .. }]));
+    rig.requests.clear();
+    rig.good(a, &[0x08, 0x00, 0, 0, 1, 0], vec![]);
+    assert_eq!(rig.requests.len(), 1);
+    rig.fail = Some(BlockError::Medium { offset: 0 });
+    rig.sense(a, &ten(0x28, 0x08, 0, 1), SenseKey::MediumError, Asc::WRITE_ERROR);
+}
+
+#[test]
 fn verify_compares_bytes() {
     let mut rig = Rig::new();
     let a = rig.open("a");
@@ -165,7 +179,6 @@ fn write_same_repeats_clears_and_unmaps() {
     assert!(matches!(rig.requests[1], BlockRequest::WriteZeroes { may_unmap: true, .. }));
     rig.good(a, &ten(0x41, 0x08, 0, 1), filled(1, 1));
     assert_eq!(rig.disk[0], 1, "UNMAP with a pattern that is not zero writes it");
-    rig.illegal(a, &ten(0x41, 0, 0, 0), Asc::INVALID_FIELD_IN_CDB);
     rig.illegal(a, &ten(0x41, 0x10, 0, 1), Asc::INVALID_FIELD_IN_CDB);
     rig.sense_with(
         a,
@@ -174,6 +187,19 @@ fn write_same_repeats_clears_and_unmaps() {
         SenseKey::IllegalRequest,
         Asc::INVALID_FIELD_IN_INFORMATION_UNIT,
     );
+}
+
+#[test]
+fn write_same_without_length_goes_to_the_end() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    rig.good(a, &ten(0x41, 0, LAST - 1, 0), filled(4, 1));
+    assert!(rig.disk[(LAST as usize - 1) * BS..].iter().all(|b| *b == 4));
+    assert_eq!(rig.disk[(LAST as usize - 1) * BS - 1], 0);
+    rig.illegal(a, &ten(0x41, 0, LAST + 1, 0), Asc::LBA_OUT_OF_RANGE);
+    rig.device.set_geometry(LU, Geometry { size: 1 << 40, ..geometry() });
+    rig.sense(a, &[0; 6], SenseKey::UnitAttention, Asc(0x2A, 0x09));
+    rig.illegal(a, &ten(0x41, 0, 0, 0), Asc::INVALID_FIELD_IN_CDB);
 }
 
 fn unmap_list(descriptors: &[(u64, u32)]) -> Vec<u8> {

@@ -393,6 +393,9 @@ fn a_registration_outlives_its_session() {
     rig.pr(a, REGISTER, 0, 0, 1);
     rig.pr(a, RESERVE, 1, 1, 0);
     rig.device.close_nexus(a);
+    let status = rig.device.reservations(LU).expect("the LU is there");
+    assert_eq!(status.registrations, [(initiator("a"), 1, 1)]);
+    assert_eq!((status.kind, status.holder), (Some("Write Exclusive"), Some(initiator("a"))));
     rig.conflict(b, &ten(0x2A, 0, 0, 1), filled(1, 1));
     let again = rig.open("a");
     rig.good(again, &ten(0x2A, 0, 0, 1), filled(1, 1));
