@@ -1,0 +1,8 @@
+//! Scenarios: an initiator made of plain PDUs plays against a connection.
+
+mod data;
+mod harness;
+mod hostile;
+mod login;
+mod order;
+mod session;
