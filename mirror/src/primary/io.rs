@@ -1,0 +1,169 @@
+//! The data path of a primary image. `docs/design/mirror.md` gives the reasons, step by step.
+
+use std::rc::Rc;
+
+use futures_util::future::{join, join_all};
+use smallvec::SmallVec;
+use twinlun_block::{
+    BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, MetaStore, Payload, compare,
+};
+
+use super::{Attachment, Image, Primary};
+use crate::link::{DataOp, DataRequest, MAX_DATA};
+use crate::planted::{Bug, planted};
+use crate::state::MirrorState;
+
+/// A secondary that has to have a write before the host is answered.
+type Leg<G> = (Rc<Image<G>>, Rc<Attachment>);
+
+impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
+    /// Carries out a host's request to LU `lu` of the set.
+    pub(crate) async fn execute(self: &Rc<Self>, lu: usize, request: BlockRequest) -> BlockResult {
+        match request {
+            BlockRequest::Read { range } => self.read(lu, range).await,
+            BlockRequest::Flush => self.flush(lu).await,
+            BlockRequest::CompareAndWrite { range, compare, data, fua } => {
+                self.compare_and_write(lu, range, compare, BlockRequest::Write { range, data, fua }).await
+            }
+            BlockRequest::Write { range, .. }
+            | BlockRequest::Unmap { range }
+            | BlockRequest::WriteZeroes { range, .. } => self.write(lu, range, request).await,
+        }
+    }
+
+    /// Waits for unfinished writes that overlap: what a host reads here is on every image in step (B-3, I6).
+    async fn read(&self, lu: usize, range: ByteRange) -> BlockResult {
+        let _turn = self.lus[lu].turns.shared(range).await;
+        self.admit()?;
+        self.lus[lu].layer.execute(BlockRequest::Read { range }).await
+    }
+
+    /// A mirrored write, unmap or write of zeros.
+    async fn write(self: &Rc<Self>, lu: usize, range: ByteRange, request: BlockRequest) -> BlockResult {
+        // Overlapping writes go one after the other, on every image alike (R-WR-3).
+        let turn = self.lus[lu].turns.exclusive(range).await;
+        let held = (!planted(Bug::DropTurnEarly)).then_some(turn);
+        let result = self.write_in_turn(lu, range, request).await;
+        drop(held);
+        result
+    }
+
+    async fn write_in_turn(self: &Rc<Self>, lu: usize, range: ByteRange, request: BlockRequest) -> BlockResult {
+        self.admit()?;
+        let flight = self.flights.enter();
+        // Durable before any image is touched (R-WIL-2).
+        let intent = self.lus[lu].intent.mark(range, flight.generation()).await;
+        intent.map_err(|_| BlockError::NotReady)?;
+        self.admit()?;
+        // Primary and secondaries in parallel, done in any order (R-WR-1, R-WR-2).
+        let legs = self.legs(lu, range, flight.generation());
+        let (primary, ()) =
+            join(self.lus[lu].layer.execute(request.clone()), self.forward(&legs, lu, &request)).await;
+        if primary.is_err() {
+            // They may have what the primary has not. What the primary reads from now on is the truth (R-WIL-4).
+            for (image, attachment) in &legs {
+                self.lose(image, attachment, "the primary image could not write", lu);
+            }
+        }
+        // Whoever misses this write is on record as missing it, before the host hears of it (I1, R-FL-2).
+        if !planted(Bug::SkipFractureRecord) {
+            self.db.barrier().await.map_err(|_| BlockError::NotReady)?;
+        }
+        // The administrator may have forbidden to go on with so few images (R-MS-3).
+        if self.state.get() == MirrorState::Attention {
+            return Err(BlockError::NotReady);
+        }
+        primary
+    }
+
+    /// Compares and writes in one turn: atomic against every request that overlaps, on every image (B-10).
+    async fn compare_and_write(
+        self: &Rc<Self>,
+        lu: usize,
+        range: ByteRange,
+        expected: Payload,
+        write: BlockRequest,
+    ) -> BlockResult {
+        let _turn = self.lus[lu].turns.exclusive(range).await;
+        self.admit()?;
+        let found = self.lus[lu].layer.execute(BlockRequest::Read { range }).await?;
+        compare(&found, &expected)?;
+        self.write_in_turn(lu, range, write).await
+    }
+
+    /// Everything answered so far becomes stable on the primary and on every secondary in step.
+    async fn flush(self: &Rc<Self>, lu: usize) -> BlockResult {
+        self.admit()?;
+        let legs: SmallVec<[Leg<M::Log>; 2]> = {
+            let images = self.images.borrow();
+            images.iter().filter_map(|image| Some((image.clone(), image.in_step()?))).collect()
+        };
+        let (primary, ()) = join(
+            self.lus[lu].layer.execute(BlockRequest::Flush),
+            self.forward(&legs, lu, &BlockRequest::Flush),
+        )
+        .await;
+        self.db.barrier().await.map_err(|_| BlockError::NotReady)?;
+        primary
+    }
+
+    /// Decides, for every secondary in one step, who gets the write; the others have it marked.
+    fn legs(&self, lu: usize, range: ByteRange, generation: usize) -> SmallVec<[Leg<M::Log>; 2]> {
+        let images = self.images.borrow();
+        images.iter().filter_map(|image| Some((image.clone(), image.admit(lu, range, generation)?))).collect()
+    }
+
+    /// Sends a request to all legs and waits for all answers. Whoever fails is lost, and the write goes on (R-FL-5).
+    async fn forward(self: &Rc<Self>, legs: &[Leg<M::Log>], lu: usize, request: &BlockRequest) {
+        match legs {
+            [] => {}
+            [leg] => self.send(leg, lu, request).await,
+            many => {
+                join_all(many.iter().map(|leg| self.send(leg, lu, request))).await;
+            }
+        }
+    }
+
+    async fn send(self: &Rc<Self>, (image, attachment): &Leg<M::Log>, lu: usize, request: &BlockRequest) {
+        let whole = request.range().unwrap_or_default();
+        // Only data is limited by the link; a request without data is one piece.
+        let step = if matches!(request, BlockRequest::Write { .. }) { MAX_DATA as u64 } else { u64::MAX };
+        let mut done = 0;
+        loop {
+            let range = ByteRange::new(whole.offset() + done, step.min(whole.len() - done));
+            let request = DataRequest {
+                image: self.uuid.into_bytes(),
+                lu: lu as u16,
+                epoch: attachment.epoch,
+                range,
+                copy: false,
+                op: operation(request, done, range.len()),
+            };
+            if let Err(reason) = attachment.ask(self.around.shard.now(), request).await {
+                self.lose(image, attachment, &reason, lu);
+                return;
+            }
+            done += range.len();
+            if done >= whole.len() {
+                return;
+            }
+        }
+    }
+}
+
+/// The part of a request from byte `at` of its range, as the link carries it.
+fn operation(request: &BlockRequest, at: u64, len: u64) -> DataOp {
+    match request {
+        BlockRequest::Write { data, fua, .. } => {
+            DataOp::Write { payload: data.slice(at as usize, len as usize), stable: *fua }
+        }
+        BlockRequest::WriteZeroes { fua, may_unmap, .. } => {
+            DataOp::WriteZeroes { may_unmap: *may_unmap, stable: *fua }
+        }
+        BlockRequest::Unmap { .. } => DataOp::Unmap,
+        BlockRequest::Flush => DataOp::Flush,
+        BlockRequest::Read { .. } | BlockRequest::CompareAndWrite { .. } => {
+            unreachable!("reads stay here, and COMPARE AND WRITE travels as a write")
+        }
+    }
+}
