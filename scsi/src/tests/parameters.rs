@@ -285,3 +285,19 @@ fn defect_lists_are_empty() {
     let twelve = rig.good(a, &[0xB7, 0x1D, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0], vec![]);
     assert_eq!(twelve[..], [0, 0x1D, 0, 0, 0, 0, 0, 0]);
 }
+
+#[test]
+fn blocks_of_4096_bytes_are_told_everywhere() {
+    let four = Geometry { block_size: BlockSize::B4096, ..geometry() };
+    let mut rig = Rig::with(LuDescription { geometry: four, ..description(None) });
+    let a = rig.open("a");
+    assert_eq!(rig.good(a, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], vec![])[..], [0, 0, 1, 0xFF, 0, 0, 0x10, 0]);
+    assert_eq!(rig.good(a, &[0x1A, 0, 0x08, 0, 255, 0], vec![])[4..12], [0, 0, 2, 0, 0, 0, 0x10, 0]);
+    assert_eq!(rig.good(a, &inquiry(Some(0xB2), 255), vec![])[4], 8, "1 MiB is 2^8 blocks");
+    assert_eq!(rig.good(a, &inquiry(Some(0xB0), 255), vec![])[8..12], [0, 0, 0x20, 0], "32 MiB");
+    let reply = rig.send(a, &ten(0x2A, 0, 0, 1), vec![1; 512]);
+    expect_sense(&reply, &[0x2A], SenseKey::IllegalRequest, Asc::INVALID_FIELD_IN_INFORMATION_UNIT);
+    rig.good(a, &ten(0x2A, 0, 511, 1), vec![1; 4096]);
+    assert_eq!(rig.disk[511 * 4096..], [1; 4096]);
+    rig.illegal(a, &ten(0x28, 0, 512, 1), Asc::LBA_OUT_OF_RANGE);
+}

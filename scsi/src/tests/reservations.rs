@@ -459,3 +459,59 @@ fn reserve_of_spc_2_beside_persistent_reservations() {
     rig.pr(b, REGISTER, 0, 0, 2);
     rig.good(b, &[0x16, 0, 0, 0, 0, 0], vec![]);
 }
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// After any run of service actions, sessions coming and going: the state can be stored and read back, and exactly
+        /// those write whom the registrations let.
+        #[test]
+        fn fences_follow_registrations(
+            steps in proptest::collection::vec((0u8..10, 0usize..4, 0usize..9, 0u64..4, 0u64..4), 1..60),
+        ) {
+            let mut rig = Rig::new();
+            let who = [("a", 1), ("b", 1), ("c", 1), ("a", 2)];
+            let mut open = who.map(|(name, port_id)| rig.open_at(name, port_id));
+            for (action, index, kind, key, action_key) in steps {
+                let nexus = open[index];
+                while rig.attention(nexus).is_some() {}
+                match action {
+                    MOVE => {
+                        let (name, port_id) = who[kind % who.len()];
+                        let list = move_list(key, action_key, kind as u8 & 2, port_id, &initiator(name));
+                        rig.send(nexus, &out(MOVE, 0, list.len()), list);
+                    }
+                    8 => {
+                        rig.device.close_nexus(nexus);
+                        let (name, port_id) = who[index];
+                        open[index] = rig.open_at(name, port_id);
+                    }
+                    9 => {
+                        rig.device.manage(nexus, lun(0), TaskManagement::LogicalUnitReset);
+                    }
+                    _ => {
+                        rig.send(nexus, &out(action, kind as u8, 24), list(key, action_key, 0));
+                    }
+                }
+                let record = rig.device.saved_state(LU).expect("the LU is there");
+                let saved = saved::parse(&record).expect("what is stored can be read");
+                prop_assert_eq!(saved::encode(saved.mode, &saved.reservations), record);
+                let status = rig.device.reservations(LU).expect("the LU is there");
+                for (nexus, (name, port_id)) in open.into_iter().zip(who) {
+                    while rig.attention(nexus).is_some() {}
+                    let me = initiator(name);
+                    let registered = status.registrations.iter().any(|(i, p, _)| *i == me && *p == port_id);
+                    let holds = status.holder == Some(me) && registered && saved.reservations.reservation.as_ref()
+                        .and_then(|r| r.holder.as_ref()).is_some_and(|h| h.port == port_id);
+                    let open_to_registrants = status.kind.is_none_or(|kind| kind.contains("Registrants"));
+                    let may = status.kind.is_none() || holds || registered && open_to_registrants;
+                    let reply = rig.send(nexus, &ten(0x2A, 0, 0, 1), filled(1, 1));
+                    prop_assert_eq!(reply.status == Status::Good, may, "{} {:?}", name, status);
+                }
+            }
+        }
+    }
+}
