@@ -60,7 +60,9 @@ impl Connection {
             Request::Logout(pdu) => (pdu.cmd_sn, pdu.immediate),
         };
         if immediate {
-            if !super::functions::must_wait(&request, self.numbers.exp_cmd_sn) {
+            if self.admissible(&request).is_err()
+                || !super::functions::must_wait(&request, self.numbers.exp_cmd_sn)
+            {
                 return self.immediate(request, header, directory);
             }
             if self.held.iter().filter(|held| held.is_immediate()).count() >= SPARE_FUNCTIONS as usize {
