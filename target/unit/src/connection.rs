@@ -74,6 +74,8 @@ enum Received {
     Blocked,
 }
 
+/// A running timer and when it fires.
+type Timer = (Instant, Pin<Box<dyn Future<Output = ()>>>);
 type Pending = Pin<Box<dyn Future<Output = BlockResult>>>;
 
 impl HostConnection {
@@ -143,7 +145,7 @@ impl HostConnection {
     /// Serves the host until the connection is over and none of its tasks can touch anything any more.
     pub(crate) async fn serve(self: &Rc<Self>) -> CloseReason {
         let mut outbox = Outbox::default();
-        let mut timer: Option<(Instant, Pin<Box<dyn Future<Output = ()>>>)> = None;
+        let mut timer: Option<Timer> = None;
         let reason = std::future::poll_fn(|cx| self.turn(cx, &mut outbox, &mut timer)).await;
         self.stream.shutdown();
         self.core.borrow_mut().close();
@@ -186,7 +188,7 @@ impl HostConnection {
         self: &Rc<Self>,
         cx: &mut Context<'_>,
         outbox: &mut Outbox,
-        timer: &mut Option<(Instant, Pin<Box<dyn Future<Output = ()>>>)>,
+        timer: &mut Option<Timer>,
     ) -> Poll<CloseReason> {
         *self.waker.borrow_mut() = Some(cx.waker().clone());
         loop {
@@ -247,11 +249,7 @@ impl HostConnection {
     }
 
     /// Keeps the timer at the core's next time limit; says whether one has passed.
-    fn tick(
-        &self,
-        cx: &mut Context<'_>,
-        timer: &mut Option<(Instant, Pin<Box<dyn Future<Output = ()>>>)>,
-    ) -> bool {
+    fn tick(&self, cx: &mut Context<'_>, timer: &mut Option<Timer>) -> bool {
         let Some(deadline) = self.core.borrow().next_timeout().map(Instant::from_start) else {
             *timer = None;
             return false;
@@ -273,7 +271,7 @@ impl HostConnection {
         match event {
             Event::Command(command) => self.begin(command, cx),
             Event::SessionReady(request) => {
-                self.spawn(|this| async move { this.processor.admit(&this, *request).await })
+                self.spawn(|this| async move { this.processor.admit(&this, *request).await });
             }
             Event::TaskManagement(function) => {
                 self.spawn(|this| async move { this.processor.manage(&this, function).await });
@@ -414,7 +412,7 @@ impl HostConnection {
                 match how {
                     Aborted::Silently => self.core.borrow_mut().abandon(task.tag),
                     Aborted::Reported => {
-                        self.core.borrow_mut().respond(task.tag, ScsiResponse::status(TASK_ABORTED))
+                        self.core.borrow_mut().respond(task.tag, ScsiResponse::status(TASK_ABORTED));
                     }
                 }
                 self.end_in_task_set(task, None);
@@ -454,7 +452,9 @@ impl HostConnection {
         if self.held.borrow_mut().remove(&tag).is_some() {
             match how {
                 Aborted::Silently => self.core.borrow_mut().abandon(tag),
-                Aborted::Reported => self.core.borrow_mut().respond(tag, ScsiResponse::status(TASK_ABORTED)),
+                Aborted::Reported => {
+                    self.core.borrow_mut().respond(tag, ScsiResponse::status(TASK_ABORTED));
+                }
             }
             self.wake();
             return false;

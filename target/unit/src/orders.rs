@@ -36,9 +36,11 @@ impl Processor {
             Order::ListSessions => items(self.session_views()),
             Order::Events { after, wait } => items(self.events.after(after, wait).await),
             Order::ListMirrors => items(self.mirrors.list()),
-            Order::ShowMirror { name } => value(self.mirrors.show(&name).await.map_err(mirror_problem)?),
+            Order::ShowMirror { name } => {
+                value(self.mirrors.show(&name).await.map_err(|e| mirror_problem(&e))?)
+            }
             Order::WhyMirror { name } => {
-                let lines = self.mirrors.why(&name).await.map_err(mirror_problem)?;
+                let lines = self.mirrors.why(&name).await.map_err(|e| mirror_problem(&e))?;
                 value(api::WhyView { lines })
             }
             Order::AddDisk(_) | Order::FailDisk { .. } | Order::ReplaceDisk { .. } => {
@@ -67,7 +69,7 @@ impl Processor {
                 if dry_run {
                     return plan(format!("add disk {}", config.path.display()));
                 }
-                let slot = self.array.add_disk(config, false).await.map_err(array_problem)?;
+                let slot = self.array.add_disk(config, false).await.map_err(|e| array_problem(&e))?;
                 value(json!({ "slot": slot.to_string() }))
             }
             Order::FailDisk { slot } => {
@@ -75,7 +77,7 @@ impl Processor {
                 if dry_run {
                     return plan(format!("stop using disk {slot}"));
                 }
-                self.array.fail_disk(number).await.map_err(array_problem)?;
+                self.array.fail_disk(number).await.map_err(|e| array_problem(&e))?;
                 value(json!({ "slot": slot, "state": "failed" }))
             }
             Order::ReplaceDisk { slot, with } => {
@@ -84,7 +86,10 @@ impl Processor {
                 if dry_run {
                     return plan(format!("rebuild disk {slot} onto {}", path.display()));
                 }
-                self.array.replace_disk(number, path, with.size.map(|s| s.0)).await.map_err(array_problem)?;
+                self.array
+                    .replace_disk(number, path, with.size.map(|s| s.0))
+                    .await
+                    .map_err(|e| array_problem(&e))?;
                 value(json!({ "slot": slot, "state": "rebuilding" }))
             }
             _ => unreachable!("only orders to disks come here"),
@@ -124,12 +129,12 @@ impl Processor {
             ..LuSpec::new(order.name.clone(), order.size.0, raid)
         };
         if self.array.lu_by_name(&order.name).is_some() {
-            return Err(array_problem(ArrayError::Exists { name: order.name }));
+            return Err(array_problem(&ArrayError::Exists { name: order.name }));
         }
         if dry_run {
             return plan(format!("bind LU {} of {} as RAID {}", order.name, order.size, order.raid.as_str()));
         }
-        let info = self.array.create_lu(spec).await.map_err(array_problem)?;
+        let info = self.array.create_lu(spec).await.map_err(|e| array_problem(&e))?;
         let options = LuOptions { write_cache: order.write_cache };
         self.change_state(|state| {
             state.lus.insert(info.uuid, options);
@@ -142,7 +147,7 @@ impl Processor {
 
     async fn delete_lu(&self, name: &str, dry_run: bool) -> Answer {
         let info = self.lu(name)?;
-        if let Some(mirror) = self.mirror_of(name) {
+        if let Some(mirror) = self.mirrors.mirror_of(info.uuid) {
             let detail = format!("LU {name} belongs to mirror {mirror}");
             return Err(refused(
                 "E-LU-MIRRORED",
@@ -159,12 +164,12 @@ impl Processor {
             return plan(format!("remove LU {name} and all its data"));
         }
         self.drop_lu(info.uuid).await;
-        self.array.delete_lu(info.uuid).await.map_err(array_problem)?;
+        self.array.delete_lu(info.uuid).await.map_err(|e| array_problem(&e))?;
         self.change_state(|state| {
             state.lus.remove(&info.uuid);
         })
         .await?;
-        self.vault.put(vec![(lu_record(info.uuid), None)]).await.map_err(meta_problem)?;
+        self.vault.put(vec![(lu_record(info.uuid), None)]).await.map_err(|e| meta_problem(&e))?;
         self.events.note("lu", name, "deleted");
         value(json!({ "name": name }))
     }
@@ -327,23 +332,16 @@ impl Processor {
         if dry_run {
             return plan(format!("create mirror {} of {}", order.name, order.lus.join(", ")));
         }
-        let lus = order.lus.clone();
         let create = CreateMirror { name: order.name, lus: order.lus, policy, attributes: order.attributes };
-        let view = self.mirrors.create(create).await.map_err(mirror_problem)?;
+        let view = self.mirrors.create(create).await.map_err(|e| mirror_problem(&e))?;
         self.refresh_access();
-        // Writes that the new driver has not seen end before anybody can add a secondary.
-        for name in lus {
-            if let Some(volume) = self.lu(&name).ok().and_then(|info| self.volume(self.lu_id(info.uuid)?)) {
-                volume.drain_plain().await;
-            }
-        }
         value(view)
     }
 
     async fn order_mirror(&self, name: &str, order: MirrorOrder, dry_run: bool) -> Answer {
         if dry_run {
             // Whether it exists is checked; the order itself is described by its name.
-            self.mirrors.show(name).await.map_err(mirror_problem)?;
+            self.mirrors.show(name).await.map_err(|e| mirror_problem(&e))?;
             return plan(format!("carry out {order:?} on mirror {name}"));
         }
         let mirrors = &self.mirrors;
@@ -359,22 +357,22 @@ impl Processor {
             MirrorOrder::Activate => mirrors.activate(name).await,
             MirrorOrder::Deactivate { force } => mirrors.deactivate(name, force).await,
             MirrorOrder::Destroy => {
-                mirrors.destroy(name, false).await.map_err(mirror_problem)?;
+                mirrors.destroy(name, false).await.map_err(|e| mirror_problem(&e))?;
                 self.refresh_access();
                 return value(json!({ "name": name }));
             }
             MirrorOrder::Set(o) => mirrors.set(name, o.unit.as_deref(), &o.attributes).await,
         }
-        .map_err(mirror_problem)?;
+        .map_err(|e| mirror_problem(&e))?;
         self.refresh_access();
-        value(mirrors.show(name).await.map_err(mirror_problem)?)
+        value(mirrors.show(name).await.map_err(|e| mirror_problem(&e))?)
     }
 
     /// Changes the unit's record: durable first, in force afterwards.
     async fn change_state(&self, change: impl FnOnce(&mut UnitState)) -> Result<(), Problem> {
         let mut state = self.state.borrow().clone();
         change(&mut state);
-        state.store(&self.vault).await.map_err(meta_problem)?;
+        state.store(&self.vault).await.map_err(|e| meta_problem(&e))?;
         *self.state.borrow_mut() = state;
         Ok(())
     }
@@ -390,17 +388,6 @@ impl Processor {
         let state = self.state.borrow();
         let mapped = state.hosts.iter().filter(|(_, host)| host.luns.values().any(|mapped| *mapped == lu));
         mapped.map(|(name, _)| name.clone()).collect()
-    }
-
-    fn mirror_of(&self, lu: &str) -> Option<String> {
-        let here = |image: &twinlun_mirror::ImageView| {
-            image.unit == self.config.unit && image.lus.iter().any(|l| l == lu)
-        };
-        self.mirrors
-            .list()
-            .into_iter()
-            .find(|mirror| mirror.images.iter().any(here))
-            .map(|mirror| mirror.name)
     }
 
     fn lu_view(&self, info: &LuInfo) -> api::LuView {
@@ -430,7 +417,7 @@ impl Processor {
             rebuild_progress: rebuild.map(|r| share(r.done, r.total)),
             thin: info.thin,
             write_cache: self.state.borrow().lus.get(&info.uuid).is_some_and(|o| o.write_cache),
-            mirror: self.mirror_of(&info.name),
+            mirror: self.mirrors.mirror_of(info.uuid),
             access: if served { "active" } else { "unavailable" }.into(),
         }
     }
@@ -516,6 +503,7 @@ fn check_secret(chap: &api::ChapSecret) -> Result<(), Problem> {
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "answers are made to be given away")]
 fn value(answer: impl Serialize) -> Answer {
     serde_json::to_value(answer).map_err(|e| failed("E-UNIT", e.to_string(), ""))
 }
@@ -544,7 +532,7 @@ fn not_found(code: &str, detail: impl Into<String>, remedy: &str) -> Problem {
     Problem::new(ProblemKind::NotFound, code, detail, remedy)
 }
 
-fn meta_problem(error: twinlun_block::MetaError) -> Problem {
+fn meta_problem(error: &twinlun_block::MetaError) -> Problem {
     failed(
         "E-VAULT",
         format!("the change cannot be stored: {error}"),
@@ -552,7 +540,7 @@ fn meta_problem(error: twinlun_block::MetaError) -> Problem {
     )
 }
 
-fn array_problem(error: ArrayError) -> Problem {
+fn array_problem(error: &ArrayError) -> Problem {
     let detail = error.to_string();
     match error {
         ArrayError::NotFound { .. } => {
@@ -566,7 +554,7 @@ fn array_problem(error: ArrayError) -> Problem {
     }
 }
 
-fn mirror_problem(error: MirrorError) -> Problem {
+fn mirror_problem(error: &MirrorError) -> Problem {
     let kind = match error.kind() {
         ErrorKind::NotFound => ProblemKind::NotFound,
         ErrorKind::Conflict | ErrorKind::Unsafe => ProblemKind::Refused,

@@ -38,7 +38,7 @@ impl Processor {
                 }
                 // Closed at once: the host tries again, and those who are logged in keep their service.
                 Ok(stream) => {
-                    tracing::warn!(host = %stream.peer_address(), "connection cap reached, host turned away")
+                    tracing::warn!(host = %stream.peer_address(), "connection cap reached, host turned away");
                 }
                 Err(error) => {
                     tracing::warn!(portal = %listener.local_address(), %error, "cannot accept a connection");
@@ -59,6 +59,8 @@ impl Processor {
         self.shard.fill_random(&mut seed);
         let limits = &self.config.limits;
         let mut config = ConnectionConfig::new(stream.local_address(), group);
+        // A write as long as the device server takes arrives whole.
+        config.limits.max_write = 32 << 20;
         config.timers = Timers {
             login: Duration::from_secs(limits.login_seconds),
             ping_interval: Duration::from_secs(limits.ping_seconds),

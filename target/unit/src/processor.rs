@@ -104,7 +104,7 @@ impl Processor {
         let vault = array.vault();
         let state = UnitState::load(&vault)?;
         let unit = UnitIdentity { name: config.unit.clone(), uuid: array.unit_uuid() };
-        let link = link_config(&shard, &config, key)?;
+        let link = link_config(&config, key)?;
         let lus = Rc::new(ArrayLus(array.clone()));
         let mirrors = MirrorService::open(shard.clone(), unit, vault.clone(), lus, link).await?;
         let target_name: IscsiName = format!("iqn.2026-11.io.twinlun:{}", config.unit)
@@ -211,7 +211,8 @@ impl Processor {
     pub(crate) fn add_lu(&self, info: &LuInfo) {
         let Some(lu) = self.array.lu(info.uuid) else { return };
         let id = LuId(self.ids.borrow().values().map(|id| id.0).max().map_or(1, |last| last + 1));
-        let volume = Rc::new(Volume::new(lu));
+        let handle = LuHandle { uuid: info.uuid, name: info.name.clone(), layer: lu };
+        let volume = Rc::new(Volume::new(info.uuid, self.mirrors.front(handle)));
         let options = self.state.borrow().lus.get(&info.uuid).copied();
         let description = LuDescription {
             naa: naa(info.uuid),
@@ -236,11 +237,9 @@ impl Processor {
         self.volumes.borrow_mut().remove(&id);
     }
 
-    /// Routes every LU as its mirror, if any, wants it, and tells the device server who is served.
+    /// Tells the device server which LUs are served, as their mirrors, if any, want it.
     pub(crate) fn refresh_access(&self) {
         for (uuid, id) in &*self.ids.borrow() {
-            let (Some(volume), Some(plain)) = (self.volume(*id), self.array.lu(*uuid)) else { continue };
-            volume.route(self.mirrors.layer(*uuid), plain);
             let access = match self.mirrors.access(*uuid) {
                 None | Some(twinlun_mirror::LuAccess::Served) => twinlun_scsi::LuAccess::Active,
                 Some(twinlun_mirror::LuAccess::Secondary) => twinlun_scsi::LuAccess::Standby,
@@ -327,26 +326,17 @@ fn ports(config: &Config) -> BTreeMap<u16, TargetPort> {
     ports
 }
 
-fn link_config(shard: &Shard, config: &Config, key: Option<Vec<u8>>) -> Result<LinkConfig, StartError> {
-    let key = key.unwrap_or_else(|| {
-        // Without a link nobody may come in, and nobody knows this key.
-        let mut random = vec![0; 32];
-        shard.fill_random(&mut random);
-        random
-    });
-    let link = config.link.as_ref();
-    let peers = link.map(|link| link.peers.as_slice()).unwrap_or_default();
-    Ok(LinkConfig {
+fn link_config(config: &Config, key: Option<Vec<u8>>) -> Result<Option<LinkConfig>, StartError> {
+    let Some(link) = &config.link else { return Ok(None) };
+    let peers = link.peers.iter();
+    Ok(Some(LinkConfig {
         unit: config.unit.clone(),
-        listen: link.and_then(|link| link.listen),
-        key: LinkKey::new(key)?,
-        peers: peers
-            .iter()
-            .map(|p| PeerConfig { unit: p.unit.clone(), addresses: p.addresses.clone() })
-            .collect(),
+        listen: link.listen,
+        key: LinkKey::new(key.unwrap_or_default())?,
+        peers: peers.map(|p| PeerConfig { unit: p.unit.clone(), addresses: p.addresses.clone() }).collect(),
         timing: Timing::default(),
         limits: LinkLimits::default(),
-    })
+    }))
 }
 
 #[cfg(test)]

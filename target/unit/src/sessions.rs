@@ -105,8 +105,4 @@ impl Sessions {
             .and_then(|tsih| self.by_handle.get(&tsih))
             .is_some_and(|s| s.subject.initiator == subject.initiator && s.subject.isid == subject.isid)
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.by_handle.len()
-    }
 }

@@ -2,6 +2,7 @@
 
 use twinlun_api::{LinkPeerView, PortalView, StatusView, UnitView, Verdict, VerdictLevel};
 use twinlun_array::{DiskState, LuState};
+use twinlun_mirror::link::Link;
 
 use crate::processor::Processor;
 use crate::time::rfc3339;
@@ -9,11 +10,13 @@ use crate::time::rfc3339;
 impl Processor {
     pub(crate) fn unit_view(&self) -> UnitView {
         let portals = self.portals.borrow();
-        let peers = self.mirrors.peers();
-        let peers = peers.into_iter().map(|(unit, up)| LinkPeerView {
-            unit,
-            state: if up { "REACHABLE" } else { "UNREACHABLE" }.into(),
-            reason: None,
+        let peers = self.mirrors.link().into_iter().flat_map(Link::peers).map(|peer| {
+            let status = peer.status();
+            LinkPeerView {
+                unit: peer.unit().to_string(),
+                state: format!("{:?}", status.reachability).to_uppercase(),
+                reason: status.reason.map(|reason| reason.to_string()),
+            }
         });
         UnitView {
             name: self.config.unit.clone(),
@@ -25,7 +28,7 @@ impl Processor {
                 .iter()
                 .map(|(a, group)| PortalView { address: a.to_string(), group: *group })
                 .collect(),
-            link: self.config.link.as_ref().and_then(|link| link.listen).map(|address| address.to_string()),
+            link: self.mirrors.link().and_then(Link::local_address).map(|address| address.to_string()),
             peers: peers.collect(),
             started: rfc3339(self.started),
             engine: self.shard.engine_name().into(),

@@ -4,8 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use twinlun::initiator::{Session, SessionError};
+use twinlun::load::IscsiUrl;
 use twinlun_api::{ByteSize, Problem, ProblemKind};
-use twinlun_io::{EngineChoice, run_shard};
+use twinlun_io::{EngineChoice, Shard, run_shard};
+use twinlun_iscsi::initiator::{InitiatorConfig, SessionKind};
+use twinlun_iscsi::names::Isid;
 
 use super::{LU, MIRROR, Stage, failed};
 use crate::cli::{ConfiguredLu, DemoArgs};
@@ -16,6 +20,10 @@ const POLL: Duration = Duration::from_millis(50);
 /// Writes of the exercise: at most this many bytes, spread over the LU.
 const CHANGES: u64 = 64 << 20;
 const WRITE: u64 = 64 << 10;
+/// Logical block size of the demonstration's LU.
+const SECTOR: u64 = 512;
+/// How long the host waits for its login.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Carries the exercise out against running arrays.
 pub async fn run(stage: &Stage, args: &DemoArgs) -> Result<(), Problem> {
@@ -64,10 +72,44 @@ pub async fn compare(folder: &Path) -> Result<(), Problem> {
     ))
 }
 
-/// Writes a scatter of blocks, different for every `round`; answers with the bytes written.
+/// Writes blocks all over the LU, others in every `round`, and flushes; answers with the bytes written.
 async fn write(stage: &Stage, args: &DemoArgs, round: u64) -> Result<u64, Problem> {
-    let _ = (stage, args, round, CHANGES, WRITE);
-    Err(failed("not joined to the initiator yet"))
+    let url: IscsiUrl = stage.address().parse().map_err(failed)?;
+    let count = (CHANGES.min(args.size.0 / 4) / WRITE).max(1);
+    let stride = args.size.0 / count;
+    let written = tokio::task::spawn_blocking(move || {
+        run_shard(EngineChoice::Auto, async move |shard| scatter(&shard, &url, round, count, stride).await)
+    });
+    written.await.map_err(failed)?.map_err(failed)?.map_err(failed)?;
+    Ok(count * WRITE)
+}
+
+async fn scatter(
+    shard: &Shard,
+    url: &IscsiUrl,
+    round: u64,
+    count: u64,
+    stride: u64,
+) -> Result<(), SessionError> {
+    let name = "iqn.2026-11.io.twinlun:demo-host".parse().expect("a constant name that is right");
+    let target = url.target.parse().expect("checked when the address was read");
+    let config = InitiatorConfig::new(
+        name,
+        Isid::random([0xd, 0xe, 0x30], round as u16),
+        SessionKind::Normal { target },
+    );
+    let address = format!("{}:{}", url.host, url.port).parse().map_err(|_| SessionError::Closed)?;
+    let session = Session::connect(shard, address, config, PATIENCE).await?;
+    session.ready(url.lun).await?;
+    for index in 0..count {
+        let offset = index * stride + (round * WRITE) % stride;
+        let offset = offset - offset % WRITE;
+        let block: Vec<u8> = (0..WRITE).map(|at| (at ^ index ^ round << 4) as u8).collect();
+        let blocks = (WRITE / SECTOR) as u32;
+        session.write(url.lun, offset / SECTOR, blocks, block.into(), false).await?;
+    }
+    session.flush(url.lun).await?;
+    session.logout().await
 }
 
 /// Waits until the secondary holds everything; answers with the bytes that the last copy moved.
