@@ -214,7 +214,7 @@ impl Processor {
             state.hosts.entry(host_name.clone()).or_default().luns.insert(lun, info.uuid);
         })
         .await?;
-        self.refresh_lun_maps();
+        self.refresh_lun_maps().await;
         self.events.note("lu", name, &format!("mapped to {host_name} as LUN {lun}"));
         value(json!({ "lu": name, "host": host_name, "lun": lun, "target": self.target_name.as_str() }))
     }
@@ -244,7 +244,7 @@ impl Processor {
             }
         })
         .await?;
-        self.refresh_lun_maps();
+        self.refresh_lun_maps().await;
         self.events.note("lu", name, &format!("unmapped from {host_name}"));
         value(json!({ "lu": name, "host": host_name }))
     }
@@ -285,7 +285,7 @@ impl Processor {
         })
         .await?;
         // A host that came in as "any" sees its own LUNs from now on: none yet.
-        self.refresh_lun_maps();
+        self.refresh_lun_maps().await;
         value(json!({ "iqn": name }))
     }
 
@@ -306,7 +306,7 @@ impl Processor {
             session.connection.close();
         }
         drop(sessions);
-        self.refresh_lun_maps();
+        self.refresh_lun_maps().await;
         value(json!({ "iqn": name }))
     }
 

@@ -224,7 +224,12 @@ impl Processor {
             saved_state: self.vault.get(&lu_record(info.uuid)),
             takeover: false,
         };
-        self.device.borrow_mut().add_lu(id, description);
+        if !self.device.borrow_mut().add_lu(id, description) {
+            tracing::error!(
+                lu = info.name,
+                "saved reservations and mode pages cannot be read; the LU starts without them"
+            );
+        }
         self.ids.borrow_mut().insert(info.uuid, id);
         self.volumes.borrow_mut().insert(id, volume);
     }
@@ -257,14 +262,18 @@ impl Processor {
         luns.into_iter().flatten().filter_map(|(lun, uuid)| Some((*lun, self.lu_id(*uuid)?))).collect()
     }
 
-    /// Gives every session the LUNs that the state now says.
-    pub(crate) fn refresh_lun_maps(&self) {
-        let sessions = self.sessions.borrow();
-        for (_, session) in sessions.iter() {
-            if let Some(nexus) = session.nexus {
-                let map = self.lun_map(session.subject.initiator.as_str());
-                self.device.borrow_mut().set_lun_map(nexus, map);
-            }
+    /// Gives every session the LUNs that the state now says. Tasks at LUs that a host lost have ended when this returns.
+    pub(crate) async fn refresh_lun_maps(&self) {
+        let nexuses: Vec<_> = self
+            .sessions
+            .borrow()
+            .iter()
+            .filter_map(|(_, session)| Some((session.nexus?, session.subject.initiator.clone())))
+            .collect();
+        for (nexus, initiator) in nexuses {
+            let map = self.lun_map(initiator.as_str());
+            let managed = self.device.borrow_mut().set_lun_map(nexus, map);
+            self.settle_aborts(managed.abort, managed.release).await;
         }
     }
 
