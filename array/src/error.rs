@@ -60,7 +60,9 @@ pub enum ArrayError {
         missing: String,
     },
     /// Two groups of disks went on without each other.
-    #[error("the disks hold two separate histories ({first} | {second}); remove the group to be given up from the configuration")]
+    #[error(
+        "the disks hold two separate histories ({first} | {second}); remove the group to be given up from the configuration"
+    )]
     Split {
         /// One group.
         first: String,

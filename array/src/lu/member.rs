@@ -1,0 +1,96 @@
+//! One disk's part of a LU: column bytes in, disk bytes out.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use twinlun_block::{ByteRange, Payload};
+use twinlun_io::{DiskError, Durability};
+use uuid::Uuid;
+
+use super::record::MemberRecord;
+use crate::extent::{self, Extent};
+use crate::slot::Slot;
+
+/// What is written to a range.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// These bytes.
+    Data(Payload),
+    /// Zeros, giving space up if allowed.
+    Zeros { may_unmap: bool },
+}
+
+/// A member of a LU.
+pub(crate) struct Member {
+    pub(crate) disk: Uuid,
+    /// `None` when the unit has no such disk any more.
+    pub(crate) slot: Option<Rc<Slot>>,
+    pub(crate) extents: Vec<Extent>,
+    /// `None` when in step; otherwise the bytes from the start of the column that are copied.
+    pub(crate) built: Cell<Option<u64>>,
+    /// The same as it is recorded: behind `built` by what is not flushed.
+    pub(crate) stored: Cell<Option<u64>>,
+}
+
+impl Member {
+    pub(crate) fn new(record: &MemberRecord, slot: Option<Rc<Slot>>) -> Self {
+        let (disk, extents) = (record.disk, record.extents.clone());
+        let (built, stored) = (Cell::new(record.built), Cell::new(record.built));
+        Self { disk, slot, extents, built, stored }
+    }
+
+    pub(crate) fn record(&self) -> MemberRecord {
+        MemberRecord { disk: self.disk, extents: self.extents.clone(), built: self.stored.get() }
+    }
+
+    /// The slot of a disk in use.
+    pub(crate) fn active(&self) -> Option<&Rc<Slot>> {
+        self.slot.as_ref().filter(|slot| slot.is_active())
+    }
+
+    /// Whether it can be read: its disk is in use and its data is in step.
+    pub(crate) fn is_in_step(&self) -> bool {
+        self.built.get().is_none() && self.active().is_some()
+    }
+
+    /// Whether it is being rebuilt on a disk in use.
+    pub(crate) fn is_building(&self) -> bool {
+        self.built.get().is_some() && self.active().is_some()
+    }
+
+    fn slot(&self) -> Result<&Rc<Slot>, DiskError> {
+        self.slot.as_ref().ok_or_else(|| DiskError::NotFound { path: "(replaced disk)".into() })
+    }
+
+    pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
+        let slot = self.slot()?;
+        let pieces = extent::translate(&self.extents, range);
+        if let [one] = pieces[..] {
+            return slot.read(one).await;
+        }
+        let mut data = Payload::new();
+        for piece in pieces {
+            data.append(slot.read(piece).await?);
+        }
+        Ok(data)
+    }
+
+    pub(crate) async fn write(
+        &self,
+        range: ByteRange,
+        content: Content,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
+        let slot = self.slot()?;
+        let mut at = 0;
+        for piece in extent::translate(&self.extents, range) {
+            let len = piece.len() as usize;
+            match &content {
+                Content::Data(data) => slot.write(piece.offset(), data.slice(at, len), durability).await?,
+                Content::Zeros { may_unmap } => slot.zero(piece, *may_unmap, durability).await?,
+            }
+            at += len;
+        }
+        Ok(())
+    }
+}
