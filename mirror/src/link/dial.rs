@@ -22,8 +22,8 @@ use super::{Context, first};
 pub(super) async fn run(context: Rc<Context>, peer: Peer) {
     let mut backoff = Backoff::new(&context.timing);
     loop {
-        let mut holds = peer.inner.holds.subscribe();
-        if let Either::Right(()) = first(holds.wait_for(|holds| *holds > 0), context.stopped()).await {
+        let held = peer.inner.holds.wait_for(|holds| *holds > 0);
+        if let Either::Left(()) = first(context.stopped(), held).await {
             return;
         }
         let began = context.shard.now();
@@ -43,7 +43,7 @@ pub(super) async fn run(context: Rc<Context>, peer: Peer) {
             Either::Left(Err(reason)) => failed(&context, &peer, &reason),
             Either::Right(_) => {}
         }
-        if *peer.inner.holds.borrow() == 0 {
+        if peer.inner.holds.get() == 0 {
             peer.inner.update(context.shard.now(), |status| {
                 status.reachability = Reachability::Idle;
                 status.failed_attempts = 0;
@@ -59,8 +59,7 @@ pub(super) async fn run(context: Rc<Context>, peer: Peer) {
 
 /// Completes when nobody holds the peer any more, or the link stops.
 async fn unwanted(context: &Context, peer: &Peer) -> &'static str {
-    let mut holds = peer.inner.holds.subscribe();
-    match first(holds.wait_for(|holds| *holds == 0), context.stopped()).await {
+    match first(peer.inner.holds.wait_for(|holds| *holds == 0), context.stopped()).await {
         Either::Left(_) => "no longer needed",
         Either::Right(_) => "the unit stops",
     }

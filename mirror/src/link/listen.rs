@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::future::{Either, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::watch;
 use tracing::{info, warn};
 use twinlun_io::{Instant, Listener, Stream};
 
@@ -18,6 +17,7 @@ use super::connection::{Connection, End};
 use super::establish;
 use super::message::{Request, Response};
 use super::peer::Peer;
+use super::watched::Watched;
 use super::wire::{Frame, FrameBody, Window, WireError};
 use super::{Context, first};
 
@@ -28,35 +28,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// has given up the others.
 #[derive(Default)]
 pub(super) struct Turn {
-    newest: watch::Sender<u64>,
-    busy: watch::Sender<bool>,
+    newest: Watched<u64>,
+    busy: Watched<bool>,
 }
 
 impl Turn {
     /// A ticket that supersedes all before it.
     fn ticket(&self) -> u64 {
-        self.newest.send_modify(|newest| *newest += 1);
-        *self.newest.borrow()
+        self.newest.update(|newest| *newest += 1);
+        self.newest.get()
     }
 
     async fn superseded(&self, ticket: u64) {
-        let _ = self.newest.subscribe().wait_for(|newest| *newest != ticket).await;
+        self.newest.wait_for(|newest| *newest != ticket).await;
     }
 
     /// Waits until nobody is served and takes the turn. Ends only for the newest ticket.
     async fn take(&self, ticket: u64) {
-        let mut busy = self.busy.subscribe();
-        loop {
-            let _ = busy.wait_for(|busy| !busy).await;
-            if *self.newest.borrow() == ticket && !self.busy.send_replace(true) {
-                return;
-            }
-            let _ = busy.changed().await;
-        }
+        self.busy.wait_for(|busy| !busy && self.newest.get() == ticket).await;
+        self.busy.set(true);
     }
 
     fn give_back(&self) {
-        self.busy.send_replace(false);
+        self.busy.set(false);
     }
 }
 

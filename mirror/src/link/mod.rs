@@ -21,6 +21,7 @@ mod listen;
 mod message;
 mod peer;
 mod session;
+mod watched;
 mod wire;
 
 #[cfg(test)]
@@ -36,13 +37,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::future::{Either, LocalBoxFuture};
-use tokio::sync::watch;
 use twinlun_io::Shard;
 
 pub use config::{KeyTooShort, Limits, LinkConfig, LinkKey, PeerConfig, Timing};
 pub use message::{DataOp, DataRequest, DataStatus, MAX_CONTROL, MAX_DATA, Request, Response};
 pub use peer::{Hold, Peer, PeerStatus, Reachability};
 pub use session::{LinkLost, Session};
+
+use watched::Watched;
 
 /// What carries out the requests of peers.
 pub trait Handler {
@@ -72,9 +74,9 @@ struct Context {
     limits: Limits,
     handler: Rc<dyn Handler>,
     peers: BTreeMap<Rc<str>, Peer>,
-    stop: watch::Sender<bool>,
+    stop: Watched<bool>,
     /// Jobs that have not ended.
-    jobs: watch::Sender<usize>,
+    jobs: Watched<usize>,
     half_open: Cell<usize>,
     refusals: RefCell<listen::LogLimit>,
 }
@@ -96,8 +98,8 @@ impl Link {
             limits: config.limits,
             handler,
             peers: peers.collect(),
-            stop: watch::Sender::new(false),
-            jobs: watch::Sender::new(0),
+            stop: Watched::new(false),
+            jobs: Watched::new(0),
             half_open: Cell::new(0),
             refusals: RefCell::default(),
         });
@@ -130,9 +132,8 @@ impl Link {
 
     /// Ends all sessions and takes no new ones; completes when every request of a peer has ended.
     pub async fn stop(&self) {
-        self.context.stop.send_replace(true);
-        let mut jobs = self.context.jobs.subscribe();
-        let _ = jobs.wait_for(|jobs| *jobs == 0).await;
+        self.context.stop.set(true);
+        self.context.jobs.wait_for(|jobs| *jobs == 0).await;
     }
 }
 
@@ -149,16 +150,16 @@ async fn first<A: Future, B: Future>(left: A, right: B) -> Either<A::Output, B::
 impl Context {
     /// Starts a job that [`Link::stop`] waits for.
     fn spawn(self: &Rc<Self>, job: impl Future<Output = ()> + 'static) {
-        self.jobs.send_modify(|jobs| *jobs += 1);
+        self.jobs.update(|jobs| *jobs += 1);
         let context = Rc::clone(self);
         self.shard.spawn(async move {
             job.await;
-            context.jobs.send_modify(|jobs| *jobs -= 1);
+            context.jobs.update(|jobs| *jobs -= 1);
         });
     }
 
     /// Completes when the link stops.
     async fn stopped(&self) {
-        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+        self.stop.wait_for(|stop| *stop).await;
     }
 }

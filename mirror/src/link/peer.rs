@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tokio::sync::watch;
 use twinlun_io::Instant;
 
 use super::listen::Turn;
 use super::session::Session;
+use super::watched::Watched;
 
 /// Whether a peer can be reached (R-PL-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +49,9 @@ pub struct Peer {
 pub(super) struct PeerInner {
     pub(super) unit: Rc<str>,
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) status: watch::Sender<PeerStatus>,
+    pub(super) status: Watched<PeerStatus>,
     /// How many [`Hold`]s there are.
-    pub(super) holds: watch::Sender<usize>,
+    pub(super) holds: Watched<usize>,
     pub(super) session: RefCell<Option<Session>>,
     pub(super) turn: Turn,
 }
@@ -75,8 +75,8 @@ impl Peer {
         let inner = PeerInner {
             unit: Rc::from(unit),
             addresses,
-            status: watch::Sender::new(status),
-            holds: watch::Sender::new(0),
+            status: Watched::new(status),
+            holds: Watched::new(0),
             session: RefCell::new(None),
             turn: Turn::default(),
         };
@@ -90,7 +90,7 @@ impl Peer {
 
     /// Asks for a connection to it. Whoever may have to write to an image there holds one; without any, none is kept.
     pub fn connect(&self) -> Hold {
-        self.inner.holds.send_modify(|holds| *holds += 1);
+        self.inner.holds.update(|holds| *holds += 1);
         Hold { peer: self.clone() }
     }
 
@@ -101,48 +101,41 @@ impl Peer {
 
     /// Waits for a session. Without a [`Hold`] that may be for ever.
     pub async fn wait_session(&self) -> Session {
-        let mut status = self.inner.status.subscribe();
-        loop {
-            if let Some(session) = self.session() {
-                return session;
-            }
-            // The sender lives in `self`.
-            let _ = status.changed().await;
-        }
+        self.inner.status.until(|_| self.session()).await
     }
 
     /// What is known of it.
     pub fn status(&self) -> PeerStatus {
-        self.inner.status.borrow().clone()
+        self.inner.status.get()
     }
 
-    /// Follows [`Peer::status`].
-    pub fn watch(&self) -> watch::Receiver<PeerStatus> {
-        self.inner.status.subscribe()
+    /// Completes once [`Peer::status`] is as wanted, which it may be already.
+    pub async fn wait_status(&self, wanted: impl FnMut(&PeerStatus) -> bool) {
+        self.inner.status.wait_for(wanted).await;
     }
 
     /// Completes at the next change of [`Peer::status`].
     pub async fn changed(&self) {
-        let _ = self.watch().changed().await;
+        let before = self.status();
+        self.wait_status(|status| *status != before).await;
     }
 }
 
 impl PeerInner {
     /// Changes the status; `since` follows the reachability.
     pub(super) fn update(&self, now: Instant, change: impl FnOnce(&mut PeerStatus)) {
-        self.status.send_if_modified(|status| {
-            let before = status.clone();
+        self.status.update(|status| {
+            let before = status.reachability;
             change(status);
-            if status.reachability != before.reachability {
+            if status.reachability != before {
                 status.since = now;
             }
-            *status != before
         });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.peer.inner.holds.send_modify(|holds| *holds -= 1);
+        self.peer.inner.holds.update(|holds| *holds -= 1);
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::connection::Transmit;
 use super::message::{DataOp, Request, Response};
+use super::watched::Watched;
 use super::wire::{FrameBody, Window, WireError};
 
 /// The session ended before the answer came. What the request did at the other end is not known.
@@ -34,7 +35,7 @@ struct Inner {
     window: Window,
     next_request: Cell<u64>,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
-    ended: watch::Sender<Option<Rc<str>>>,
+    ended: Watched<Option<Rc<str>>>,
 }
 
 /// A request on its way.
@@ -61,7 +62,7 @@ impl Session {
             window,
             next_request: Cell::new(1),
             waiting: RefCell::default(),
-            ended: watch::Sender::new(None),
+            ended: Watched::new(None),
         };
         Self { inner: Rc::new(inner) }
     }
@@ -73,17 +74,12 @@ impl Session {
 
     /// Whether requests can still be made.
     pub fn is_alive(&self) -> bool {
-        self.inner.ended.borrow().is_none()
+        self.inner.ended.get().is_none()
     }
 
     /// Completes when the session has ended, with the reason.
     pub async fn closed(&self) -> Rc<str> {
-        let mut ended = self.inner.ended.subscribe();
-        match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(reason)) => Rc::clone(reason),
-            // The sender lives in `self`.
-            Ok(None) | Err(_) => unreachable!("waited for a reason"),
-        }
+        self.inner.ended.until(Clone::clone).await
     }
 
     /// Ends the session now, as when the link fails: all outstanding requests are lost. A peer that keeps a request
@@ -135,24 +131,18 @@ impl Session {
 
     /// Marks the session dead and fails everything that waits (L1). The first reason stands.
     pub(super) fn end(&self, reason: &Rc<str>) {
-        let first = self.inner.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(Rc::clone(reason));
-            }
-            first
-        });
-        if first {
-            self.inner.requests.close();
-            self.inner.bytes.close();
-            let waiting = std::mem::take(&mut *self.inner.waiting.borrow_mut());
-            drop(waiting);
+        if !self.is_alive() {
+            return;
         }
+        self.inner.ended.set(Some(Rc::clone(reason)));
+        self.inner.requests.close();
+        self.inner.bytes.close();
+        let waiting = std::mem::take(&mut *self.inner.waiting.borrow_mut());
+        drop(waiting);
     }
 
     fn lost(&self) -> LinkLost {
-        let reason = self.inner.ended.borrow().clone();
-        LinkLost { reason: reason.unwrap_or_else(|| Rc::from("session dropped")) }
+        LinkLost { reason: self.inner.ended.get().unwrap_or_else(|| Rc::from("session dropped")) }
     }
 }
 
