@@ -393,8 +393,22 @@ impl Reader<'_> {
             }
             peers.push(PeerConfig { unit: name, addresses: peer.addresses.clone() });
         }
-        Ok(LinkConfig { listen: section.listen, key_file: state_dir.join(section.key_file), peers })
+        Ok(LinkConfig { listen: section.listen, key_file: plain(&state_dir.join(section.key_file)), peers })
     }
+}
+
+/// Takes `folder/..` out of a path, so that it can be followed before the state directory is made.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        let after_name = matches!(out.components().next_back(), Some(std::path::Component::Normal(_)));
+        if part == std::path::Component::ParentDir && after_name {
+            out.pop();
+        } else {
+            out.push(part);
+        }
+    }
+    out
 }
 
 /// Reads the link key: the file's bytes without trailing line ends.
@@ -487,6 +501,12 @@ socket = "admin.sock"
             assert!(error.to_string().contains(word), "{to}: {error}");
             assert!(!error.remedy.is_empty(), "{to}");
         }
+    }
+
+    #[test]
+    fn a_key_beside_the_state_directory_is_found_before_that_is_made() {
+        assert_eq!(plain(Path::new("/etc/state/../link.key")), Path::new("/etc/link.key"));
+        assert_eq!(plain(Path::new("../../a/./b")), Path::new("../../a/b"));
     }
 
     #[test]
