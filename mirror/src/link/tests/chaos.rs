@@ -32,17 +32,17 @@ fn run(seed: u64) -> u64 {
                 }
                 10 => {
                     if rng.chance(1, 2) {
-                        west.process.kill()
+                        west.process.kill();
                     } else {
-                        west.process.power_cut()
+                        west.process.power_cut();
                     }
                     west = Unit::start(&world, WEST, config("west", &[("east", EAST)])).await;
                 }
                 _ => {
                     if rng.chance(1, 2) {
-                        east.process.kill()
+                        east.process.kill();
                     } else {
-                        east.process.power_cut()
+                        east.process.power_cut();
                     }
                     // What its dead life had asked has no outcome that anyone could see.
                     outcomes.set((0, 0, 0));

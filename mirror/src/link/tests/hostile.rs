@@ -93,7 +93,7 @@ fn more_than_the_window_ends_the_session() {
 #[test]
 fn frames_out_of_place_end_the_session() {
     with_pair(2, async |world, east, west| {
-        let window = super::super::wire::Window { requests: 1, bytes: 1 };
+        let window = wire::Window { requests: 1, bytes: 1 };
         let response = Response::Control(Bytes::new());
         for body in [FrameBody::Open(window), FrameBody::Response(response)] {
             let mut rogue = Rogue::connect(&east).await;
