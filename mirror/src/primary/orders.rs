@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use twinlun_block::{BlockLayer, MetaStore};
 use uuid::Uuid;
 
+use super::attach::CONTROL_TIMEOUT;
 use super::{Image, Phase, Primary};
 use crate::events::Happening;
-use crate::link::Session;
+use crate::link::Peer;
 use crate::protocol::{Answer, Ask};
 use crate::record::{
     Departed, LuRecord, MOST_SECONDARIES, MirrorRecord, SecondaryRecord, fracture_name, intent_name,
@@ -26,7 +27,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         synchronized: bool,
     ) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
-        let session = self.check_new_secondary(unit, lus)?;
+        let peer = self.check_new_secondary(unit, lus)?;
+        let _hold = peer.connect();
+        let session = self.around.shard.timeout(CONTROL_TIMEOUT, peer.wait_session()).await;
+        let session = session.map_err(|_| unreachable(&peer))?;
         let mut id = [0; 16];
         self.around.shard.fill_random(&mut id);
         let id = Uuid::from_bytes(id);
@@ -76,7 +80,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         Ok(())
     }
 
-    fn check_new_secondary(&self, unit: &str, lus: &[String]) -> Result<Session, MirrorError> {
+    fn check_new_secondary(&self, unit: &str, lus: &[String]) -> Result<Peer, MirrorError> {
         let peer = self.peer(unit)?;
         let record = self.db.read();
         if record.secondary(unit).is_some() || record.primary.unit == unit {
@@ -92,10 +96,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         if let Some(twice) = lus.iter().find(|lu| !seen.insert(lu.as_str())) {
             return Err(MirrorError::LuTwice(twice.clone()));
         }
-        peer.session().ok_or_else(|| {
-            let why = peer.status().reason.map_or_else(|| "no connection".into(), |reason| reason.to_string());
-            MirrorError::Unreachable { unit: unit.into(), why }
-        })
+        Ok(peer)
     }
 
     /// Sizes of corresponding LUs must match exactly (R-ARR-2); the other unit is not believed.
@@ -120,7 +121,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         let image = self.image(unit)?;
         let session = image.peer.session();
         if session.is_none() && !force {
-            return Err(MirrorError::Unreachable { unit: unit.into(), why: "no connection".into() });
+            return Err(unreachable(&image.peer));
         }
         if !force && image.phase.get() == Phase::InStep {
             // What was acknowledged is stable on it when it leaves.
@@ -128,7 +129,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         }
         image.removed.set(true);
         let gone = Departed { unit: unit.into(), image: image.id };
-        if let Some(attachment) = image.attachment.borrow().clone() {
+        let attachment = image.attachment.borrow().clone();
+        if let Some(attachment) = attachment {
             self.lose(&image, &attachment, "it was removed", 0);
         }
         self.images.borrow_mut().retain(|other| other.id != image.id);
@@ -177,8 +179,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             return Err(MirrorError::Fractured(unit.into()));
         }
         if image.peer.session().is_none() {
-            let why = image.peer.status().reason.map_or_else(|| "no connection".into(), |r| r.to_string());
-            return Err(MirrorError::Unreachable { unit: unit.into(), why });
+            return Err(unreachable(&image.peer));
         }
         image.go.set(true);
         image.signal.raise();
@@ -346,4 +347,9 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             .cloned()
             .ok_or_else(|| MirrorError::NoSuchSecondary { mirror: self.name(), unit: unit.into() })
     }
+}
+
+fn unreachable(peer: &Peer) -> MirrorError {
+    let why = peer.status().reason.map_or_else(|| "no connection".into(), |reason| reason.to_string());
+    MirrorError::Unreachable { unit: peer.unit().to_string(), why }
 }
