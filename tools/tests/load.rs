@@ -45,7 +45,8 @@ where
         let listener = shard.listen(address).await.expect("a free port");
         Ram::new(4 << 20, address, lose_every).serve(shard.clone(), listener).await;
     });
-    let main = main(world.shard(), address);
+    let host = world.process("host", [10, 0, 0, 1].into());
+    let main = main(host.shard(), address);
     let shard = world.shard();
     world
         .run(async move {

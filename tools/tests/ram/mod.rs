@@ -31,7 +31,7 @@ pub(crate) struct Ram {
 impl Directory for Ram {
     fn access(&self, subject: &LoginSubject) -> Result<Access, LoginStatus> {
         match &subject.target {
-            Some(name) if name.as_str() != TARGET => Err(LoginStatus::NOT_FOUND),
+            Some(name) if name.as_str() != TARGET => Err(LoginStatus::NotFound),
             _ => Ok(Access::open()),
         }
     }
