@@ -91,7 +91,7 @@ impl Lane {
             let now = shard.now();
             while let Some(event) = self.pump.initiator.poll_event() {
                 match event {
-                    Event::Completed(completion) => self.complete(completion, now)?,
+                    Event::Completed(completion) => self.complete(&completion, now)?,
                     Event::Rejected { reason, .. } => {
                         return Poll::Ready(Err(Failure::Session(SessionError::Rejected(reason))));
                     }
@@ -104,7 +104,7 @@ impl Lane {
         Poll::Pending
     }
 
-    fn complete(&mut self, completion: Completion, now: Instant) -> Result<(), Failure> {
+    fn complete(&mut self, completion: &Completion, now: Instant) -> Result<(), Failure> {
         let index = completion.tag as usize;
         let Slot { since, cell, write } = self.slots[index];
         self.free.push(index as u32);
