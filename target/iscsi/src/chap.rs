@@ -54,6 +54,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Randomness for challenges. Never printed: who knows it knows the next challenge.
+#[derive(Clone, Copy)]
+pub(crate) struct Seed(pub(crate) [u8; 32]);
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(…)")
+    }
+}
+
 /// Hash of a CHAP exchange. The numbers are IANA's ("PPP Authentication Algorithms").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -138,7 +148,7 @@ pub enum ChapError {
 #[derive(Debug)]
 pub struct Exchange {
     credentials: ChapCredentials,
-    random: [u8; 32],
+    random: Seed,
     step: Step,
 }
 
@@ -162,7 +172,7 @@ struct Keys<'a> {
 impl Exchange {
     /// Begins. `random` comes from the system's generator and serves one exchange only.
     pub fn new(credentials: ChapCredentials, random: [u8; 32]) -> Self {
-        Self { credentials, random, step: Step::Algorithm }
+        Self { credentials, random: Seed(random), step: Step::Algorithm }
     }
 
     /// Whether the initiator has proven itself.
@@ -221,9 +231,9 @@ impl Exchange {
             .find_map(Algorithm::from_number)
             .ok_or(ChapError::NoAlgorithm)?;
         let material =
-            Sha256::new().chain_update(b"twinlun CHAP challenge").chain_update(self.random).finalize();
+            Sha256::new().chain_update(b"twinlun CHAP challenge").chain_update(self.random.0).finalize();
         let challenge: SmallVec<[u8; 32]> = SmallVec::from_slice(&material[..algorithm.response_len()]);
-        let identifier = self.random[0];
+        let identifier = self.random.0[0];
         put(answer, "CHAP_A", (algorithm as u8).to_string())?;
         put(answer, "CHAP_I", identifier.to_string())?;
         put(answer, "CHAP_C", text::hex(&challenge))?;

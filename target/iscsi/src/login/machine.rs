@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::LoginStatus;
 use super::security::{Security, status};
+use crate::chap::Seed;
 use crate::names::IscsiName;
 use crate::negotiate::{Key, KeySet, Negotiation, Place};
 use crate::pdu::{LoginRequest, Stage};
@@ -21,7 +22,7 @@ const ANSWER_LIMIT: usize = 8192;
 pub(crate) struct Login {
     portal_group: u16,
     policy: Policy,
-    random: [u8; 32],
+    random: Seed,
     requests: u32,
     text: TextCollector,
     /// The first request's header: what later ones must repeat.
@@ -87,7 +88,7 @@ impl Login {
         Self {
             portal_group,
             policy,
-            random,
+            random: Seed(random),
             requests: 0,
             text: TextCollector::default(),
             first: None,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::chap::Exchange;
+use crate::chap::{Exchange, Seed};
 use crate::login::LoginStatus;
 use crate::negotiate::{Key, KeySet, NegotiationError, Place, admit};
 use crate::target::{Authentication, ChapCredentials};
@@ -14,13 +14,13 @@ pub(super) enum Security {
     /// Nothing to prove.
     Open,
     /// A proof is due, no method was chosen yet. `proposed`: the target has named CHAP itself.
-    Due { credentials: ChapCredentials, random: [u8; 32], proposed: bool },
+    Due { credentials: ChapCredentials, random: Seed, proposed: bool },
     /// CHAP is on its way, or done.
     Chap(Box<Exchange>),
 }
 
 impl Security {
-    pub(super) fn new(authentication: Authentication, random: [u8; 32]) -> Self {
+    pub(super) fn new(authentication: Authentication, random: Seed) -> Self {
         match authentication {
             Authentication::None => Self::Open,
             Authentication::Chap(credentials) => Self::Due { credentials, random, proposed: false },
@@ -99,7 +99,7 @@ impl Security {
         *self = match std::mem::replace(self, Self::Open) {
             Self::Due { credentials, random, proposed } => {
                 echo = !proposed;
-                Self::Chap(Box::new(Exchange::new(credentials, random)))
+                Self::Chap(Box::new(Exchange::new(credentials, random.0)))
             }
             other => other,
         };

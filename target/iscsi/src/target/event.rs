@@ -114,7 +114,8 @@ pub enum TaskFunction {
 ///
 /// The connection has done its own part already: all commands that came before it are delivered or, where the function covers
 /// them and they still waited for data, discarded without a trace. ABORT TASK and QUERY TASK reach the storage processor only for
-/// tasks that were delivered and are unanswered. So aborting the delivered tasks in scope is the whole truth.
+/// tasks that were delivered and are unanswered. So aborting the tasks in scope *that were delivered before this event* is the whole
+/// truth; what is delivered after it is not covered, even if the function is still at work then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskManagement {
     /// Initiator task tag of the function itself.

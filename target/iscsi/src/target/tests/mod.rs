@@ -5,4 +5,5 @@ mod harness;
 mod hostile;
 mod login;
 mod order;
+mod pair;
 mod session;
