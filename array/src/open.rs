@@ -33,6 +33,13 @@ struct Labelled {
     image: Option<NewestImage>,
 }
 
+impl Labelled {
+    /// Whether it was being made part of a unit and never held anything.
+    fn is_unfinished(&self) -> bool {
+        self.image.as_ref().map_or(self.label.generation == 0, |image| image.unit.forming)
+    }
+}
+
 struct Probed {
     /// Paths as configured: slots of a new unit follow this order.
     order: Vec<PathBuf>,
@@ -63,11 +70,7 @@ pub(crate) async fn open_unit(
     }
     let mut probed = probe_all(shard, disks).await?;
     let strangers = set_strangers_apart(&mut probed, name)?;
-    let is_new = probed.labelled.iter().all(|found| match &found.image {
-        Some(image) => image.unit.forming,
-        None => found.label.generation == 0,
-    });
-    if is_new {
+    if probed.labelled.iter().all(Labelled::is_unfinished) {
         if let Some(stranger) = strangers.first() {
             return Err(ArrayError::Foreign { path: stranger.path.clone(), what: stranger.reason.clone() });
         }
@@ -124,7 +127,7 @@ fn set_strangers_apart(probed: &mut Probed, name: &str) -> Result<Vec<DiskStatus
     // Without any image all labels count: they are of a unit that was never finished, or are refused for want of images.
     let Some(unit) = ours else { return Ok(strangers) };
     for found in std::mem::take(&mut probed.labelled) {
-        if found.label.unit == unit {
+        if found.label.unit == unit || found.is_unfinished() {
             probed.labelled.push(found);
         } else {
             let owner = name_of(&found).unwrap_or_else(|| found.label.unit.to_string());
@@ -273,7 +276,9 @@ fn choose_image(
 ) -> Result<(usize, BTreeMap<Uuid, Seen>), ArrayError> {
     let mut newest = BTreeMap::new();
     let mut records: BTreeMap<Uuid, DiskRecord> = BTreeMap::new();
-    for found in &probed.labelled {
+    // Leftovers of a unit that was never finished may be among them; at least one disk is of a finished one.
+    let unit = probed.labelled.iter().find(|found| !found.is_unfinished()).map(|found| found.label.unit);
+    for found in probed.labelled.iter().filter(|found| Some(found.label.unit) == unit) {
         if let Some(image) = &found.image {
             newest.insert(found.label.disk, image.unit.seen(image.id));
             records.extend(image.unit.disks.iter().map(|disk| (disk.uuid, disk.clone())));
