@@ -19,6 +19,9 @@ pub(crate) struct Database<M> {
     shard: Shard,
     meta: M,
     record: RefCell<MirrorRecord>,
+    /// The record as it is on disk: the only one that other units may hear of. One that is in RAM only may be gone after a
+    /// crash, and its number would be given to another (I9).
+    durable: RefCell<MirrorRecord>,
     commits: RefCell<Commits>,
     /// Number of the write that carries the last fracture: no host is answered before (I1).
     barrier: Cell<u64>,
@@ -35,6 +38,7 @@ impl<M: MetaStore + Clone> Database<M> {
         Rc::new(Self {
             shard,
             meta,
+            durable: RefCell::new(record.clone()),
             record: RefCell::new(record),
             commits: RefCell::default(),
             barrier: Cell::new(0),
@@ -47,6 +51,11 @@ impl<M: MetaStore + Clone> Database<M> {
     /// The record as it is in RAM.
     pub(crate) fn read(&self) -> Ref<'_, MirrorRecord> {
         self.record.borrow()
+    }
+
+    /// The record as it is on disk, for other units.
+    pub(crate) fn durable(&self) -> MirrorRecord {
+        self.durable.borrow().clone()
     }
 
     /// Changes the record and counts the configuration up. Returns the number for [`Self::stored`].
@@ -95,12 +104,12 @@ impl<M: MetaStore + Clone> Database<M> {
         self.shard.spawn(async move {
             loop {
                 me.commits.borrow_mut().start();
-                let (key, content) = {
-                    let record = me.record.borrow();
-                    (record_key(record.uuid), record.encode())
-                };
-                let result = me.meta.put(vec![(key, Some(content))]).await;
+                let record = me.record.borrow().clone();
+                let result = me.meta.put(vec![(record_key(record.uuid), Some(record.encode()))]).await;
                 let failed = result.is_err();
+                if !failed {
+                    me.durable.replace(record);
+                }
                 if let Err(error) = &result {
                     tracing::error!(%error, "the mirror database cannot be stored");
                 }

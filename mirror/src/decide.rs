@@ -8,32 +8,32 @@ use crate::state::Relation;
 
 /// A stretch of history with one writer (I4). A new one begins with every promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Generation {
+pub(crate) struct Generation {
     /// Counts up along one line of history.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Drawn at random: two lines that count alike are told apart.
-    pub id: Uuid,
+    pub(crate) id: Uuid,
 }
 
 /// The primary's side.
 #[derive(Clone, Debug)]
-pub struct PrimarySide<'a> {
+pub(crate) struct PrimarySide<'a> {
     /// Generation in which it writes.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// Generations that led to it, newest first.
-    pub ancestors: &'a [Generation],
+    pub(crate) ancestors: &'a [Generation],
     /// What its database says of the secondary.
-    pub relation: Relation,
+    pub(crate) relation: Relation,
     /// Whether the logs name anything that the secondary may miss.
-    pub marked: bool,
+    pub(crate) marked: bool,
     /// Number of its configuration.
-    pub configuration: u64,
+    pub(crate) configuration: u64,
 }
 
 /// What the other unit is for the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub(crate) enum Role {
     /// It has no image of this mirror.
     None,
     /// It has a secondary image.
@@ -44,20 +44,20 @@ pub enum Role {
 
 /// The secondary's side, as it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecondarySide {
+pub(crate) struct SecondarySide {
     /// What it is for the mirror.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Generation that its data follows; `None` when it holds nothing of the mirror.
-    pub generation: Option<Generation>,
+    pub(crate) generation: Option<Generation>,
     /// Whether its data is a consistent point, not half of a copy.
-    pub consistent: bool,
+    pub(crate) consistent: bool,
     /// Number of its configuration.
-    pub configuration: u64,
+    pub(crate) configuration: u64,
 }
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Nothing is missing: forward writes.
     InStep,
     /// Copy what the logs name.
@@ -70,7 +70,7 @@ pub enum Decision {
 
 /// Why images must not be brought together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The other unit has no image of the mirror.
     NotAMember,
     /// Both take themselves for the primary of one generation.
@@ -87,7 +87,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The reason in words.
-    pub const fn why(self) -> &'static str {
+    pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::NotAMember => "that unit has no image of this mirror",
             Self::TwoPrimaries => "both units take themselves for the primary (split brain)",
@@ -100,7 +100,7 @@ impl Refusal {
 }
 
 /// Decides. Bits are cleared by no outcome: `InStep` is possible only where no bit is set.
-pub fn decide(primary: &PrimarySide<'_>, secondary: &SecondarySide) -> Decision {
+pub(crate) fn decide(primary: &PrimarySide<'_>, secondary: &SecondarySide) -> Decision {
     let ours = primary.generation;
     if secondary.generation.is_some_and(|theirs| theirs.number > ours.number) {
         return Decision::Refuse(Refusal::Superseded);
@@ -120,7 +120,9 @@ pub fn decide(primary: &PrimarySide<'_>, secondary: &SecondarySide) -> Decision 
     if theirs == ours {
         return match primary.relation {
             Relation::Unrelated => Decision::Full,
-            Relation::InStep | Relation::Behind if secondary.consistent && !primary.marked => Decision::InStep,
+            Relation::InStep | Relation::Behind if secondary.consistent && !primary.marked => {
+                Decision::InStep
+            }
             Relation::InStep | Relation::Behind | Relation::Copying { .. } => Decision::LogDriven,
         };
     }
@@ -152,8 +154,14 @@ mod tests {
     fn every_case() {
         let ours = generation(5, 50);
         let ancestors = [generation(4, 40), generation(3, 30)];
-        let theirs =
-            [None, Some(ours), Some(ancestors[0]), Some(generation(4, 99)), Some(generation(5, 99)), Some(generation(6, 60))];
+        let theirs = [
+            None,
+            Some(ours),
+            Some(ancestors[0]),
+            Some(generation(4, 99)),
+            Some(generation(5, 99)),
+            Some(generation(6, 60)),
+        ];
         let mut cases = 0;
         for role in [Role::None, Role::Secondary, Role::Primary] {
             for generation in theirs {
@@ -213,8 +221,12 @@ mod tests {
                 marked: false,
                 configuration: 7,
             };
-            let secondary =
-                SecondarySide { role, generation: Some(generation(6, 60)), consistent: true, configuration: 1 };
+            let secondary = SecondarySide {
+                role,
+                generation: Some(generation(6, 60)),
+                consistent: true,
+                configuration: 1,
+            };
             assert_eq!(decide(&primary, &secondary), Decision::Refuse(Refusal::Superseded));
         }
     }

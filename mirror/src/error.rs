@@ -168,9 +168,10 @@ impl MirrorError {
     /// Kind of refusal.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchMirror(_) | Self::NoSuchLu { .. } | Self::NoSuchSecondary { .. } | Self::NoSuchUnit(_) => {
-                ErrorKind::NotFound
-            }
+            Self::NoSuchMirror(_)
+            | Self::NoSuchLu { .. }
+            | Self::NoSuchSecondary { .. }
+            | Self::NoSuchUnit(_) => ErrorKind::NotFound,
             Self::LuTwice(_) | Self::NoSuchAttribute(_) | Self::BadValue { .. } | Self::Invalid(_) => {
                 ErrorKind::Usage
             }

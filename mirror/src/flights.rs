@@ -27,11 +27,6 @@ impl Flights {
         Flight { flights: self.clone(), generation }
     }
 
-    /// The generation that new writes enter.
-    pub(crate) fn now(&self) -> usize {
-        self.now.get()
-    }
-
     /// Starts the next generation and waits until the former one is over. One caller at a time.
     pub(crate) async fn turn_over(&self) -> usize {
         let former = self.now.get();

@@ -10,9 +10,9 @@
 use bytes::Bytes;
 use twinlun_block::ByteRange;
 
+use crate::Attributes;
 use crate::planted::{Bug, planted};
 use crate::region::{RegionLayout, RegionMap};
-use crate::Attributes;
 
 /// First bytes of every page.
 pub(crate) const MAGIC: [u8; 4] = *b"TWFL";
@@ -85,9 +85,6 @@ impl MissMap {
     /// Whether a write to the range may go to the secondary: all or nothing of it (R-SY-2).
     pub(crate) fn may_forward(&self, range: ByteRange) -> bool {
         let regions = self.layout().touched(range);
-        if planted(Bug::ForwardHalf) {
-            return !self.dirty.all(&regions);
-        }
         !self.dirty.any(&regions)
     }
 

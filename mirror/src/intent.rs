@@ -149,7 +149,9 @@ impl IntentState {
     }
 
     fn is_idle(&self) -> bool {
-        self.touched.iter().all(RegionMap::is_empty) && !self.lazy.iter().any(|lazy| *lazy) && self.wanted.is_empty()
+        self.touched.iter().all(RegionMap::is_empty)
+            && !self.lazy.iter().any(|lazy| *lazy)
+            && self.wanted.is_empty()
     }
 }
 
@@ -319,7 +321,7 @@ mod tests {
                     3 => if let Some(pages) = pending.take() {
                         if region % 4 == 0 {
                             // Failed: the old or the new content.
-                            if region % 8 == 0 { if let Some((_, b)) = pages.first() { medium = b.clone(); } }
+                            if let Some((_, b)) = pages.first().filter(|_| region % 8 == 0) { medium = b.clone(); }
                             state.written(&pages, Err(MetaError::NoMajority { good: 1, copies: 3 }));
                         } else {
                             if let Some((_, b)) = pages.first() { medium = b.clone(); }

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use twinlun_block::{BlockError, BlockLayer, BlockRequest, BlockResult, Geometry, MetaStore};
-use uuid::Uuid;
 
 use crate::primary::Primary;
 use crate::signal::Signal;
@@ -34,7 +33,6 @@ impl<L, M: MetaStore> Clone for Role<L, M> {
 
 /// The role of one LU, shared by all its layers.
 pub(crate) struct Slot<L, M: MetaStore> {
-    pub(crate) uuid: Uuid,
     role: RefCell<Role<L, M>>,
     /// Requests that went straight down and are not over.
     plain: Cell<u64>,
@@ -42,8 +40,8 @@ pub(crate) struct Slot<L, M: MetaStore> {
 }
 
 impl<L, M: MetaStore> Slot<L, M> {
-    pub(crate) fn new(uuid: Uuid) -> Rc<Self> {
-        Rc::new(Self { uuid, role: RefCell::new(Role::Plain), plain: Cell::new(0), signal: Signal::default() })
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self { role: RefCell::new(Role::Plain), plain: Cell::new(0), signal: Signal::default() })
     }
 
     pub(crate) fn role(&self) -> Role<L, M> {

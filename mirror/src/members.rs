@@ -73,7 +73,9 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     /// This unit's secondary image of the mirror, when `peer` has the primary.
     fn secondary_of(&self, mirror: Uuid, peer: &str) -> Option<Rc<Secondary<L, M>>> {
         match self.members.borrow().get(&mirror)? {
-            Member::Secondary(secondary) if secondary.record().primary.unit == peer => Some(secondary.clone()),
+            Member::Secondary(secondary) if secondary.record().primary.unit == peer => {
+                Some(secondary.clone())
+            }
             _ => None,
         }
     }
@@ -139,15 +141,16 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
         if let Some(Member::Primary(_)) = former {
             return Err(MirrorError::AlreadyInMirror { mirror: record.name, unit: self.unit.name.clone() });
         }
-        if let Ok(other) = self.find(&record.name) {
-            if other.record().uuid != record.uuid {
-                return Err(MirrorError::NameTaken(record.name));
-            }
+        if self.find(&record.name).is_ok_and(|other| other.record().uuid != record.uuid) {
+            return Err(MirrorError::NameTaken(record.name));
         }
         let handles = self.free_lus(names, Some(record.uuid))?;
         let lus = lu_records(&handles);
         if lus.len() != record.primary.lus.len() {
-            return Err(MirrorError::CountsDiffer { primary: record.primary.lus.len(), secondary: lus.len() });
+            return Err(MirrorError::CountsDiffer {
+                primary: record.primary.lus.len(),
+                secondary: lus.len(),
+            });
         }
         for (ours, theirs) in lus.iter().zip(&record.primary.lus) {
             if let Some(difference) = theirs.difference(ours) {
@@ -188,7 +191,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
 
     async fn leave(&self, peer: &str, mirror: Uuid, image: Uuid) -> Result<(), MirrorError> {
         let _one = self.membership.lock().await;
-        let Some(secondary) = self.secondary_of(mirror, peer).filter(|secondary| secondary.image == image) else {
+        let Some(secondary) = self.secondary_of(mirror, peer).filter(|secondary| secondary.image == image)
+        else {
             // Left already.
             return Ok(());
         };

@@ -4,7 +4,7 @@
 
 /// Mistakes that can be planted in this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))]
+#[cfg_attr(not(feature = "planted-bugs"), expect(unreachable_pub, reason = "exported with the feature only"))]
 pub enum Bug {
     /// A write goes on while its intent is only in RAM (R-WIL-2).
     AckBeforeIntent,
@@ -14,7 +14,7 @@ pub enum Bug {
     ClearDirtyOnSend,
     /// A lost secondary keeps what it acknowledged but may not have flushed (I2).
     ForgetUnflushed,
-    /// A write to a half-copied range is forwarded nevertheless (R-SY-2).
+    /// A write to a half-copied range is left to the copy, and nobody marks the half that was copied (R-SY-2).
     ForwardHalf,
     /// Only the LU whose write failed stops; the others of the set go on (B-2).
     FractureOneLu,
@@ -32,6 +32,7 @@ pub enum Bug {
     IgnoreIntentAtStart,
 }
 
+#[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
     pub const ALL: [Self; 12] = [

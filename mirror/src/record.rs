@@ -258,7 +258,12 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn sample() -> MirrorRecord {
-        let lu = |n: u128| LuRecord { uuid: Uuid::from_u128(n), name: format!("lu{n}"), size: 1 << 30, block_size: 512 };
+        let lu = |n: u128| LuRecord {
+            uuid: Uuid::from_u128(n),
+            name: format!("lu{n}"),
+            size: 1 << 30,
+            block_size: 512,
+        };
         MirrorRecord {
             version: VERSION,
             uuid: Uuid::from_u128(7),

@@ -16,20 +16,20 @@ const VERSION: u16 = 1;
 
 /// How a LU is cut into regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionLayout {
+pub(crate) struct RegionLayout {
     size: u64,
     shift: u32,
 }
 
 impl RegionLayout {
     /// Regions of `1 << shift` bytes over `size` bytes.
-    pub const fn new(size: u64, shift: u32) -> Self {
+    pub(crate) const fn new(size: u64, shift: u32) -> Self {
         assert!(shift >= 9 && shift < 48, "a region is 512 bytes to 128 TiB");
         Self { size, shift }
     }
 
     /// The smallest regions of at least `1 << least` bytes for which the bitmap has no more than `bytes` bytes.
-    pub const fn fitting(size: u64, least: u32, bytes: u64) -> Self {
+    pub(crate) const fn fitting(size: u64, least: u32, bytes: u64) -> Self {
         let mut layout = Self::new(size, least);
         while layout.regions().div_ceil(8) > bytes && layout.shift < 47 {
             layout.shift += 1;
@@ -38,22 +38,22 @@ impl RegionLayout {
     }
 
     /// Bytes of a region.
-    pub const fn region_size(self) -> u64 {
+    pub(crate) const fn region_size(self) -> u64 {
         1 << self.shift
     }
 
     /// Number of regions; the last may be short.
-    pub const fn regions(self) -> u64 {
+    pub(crate) const fn regions(self) -> u64 {
         self.size.div_ceil(1 << self.shift)
     }
 
     /// Number of metadata pages.
-    pub const fn pages(self) -> u32 {
+    pub(crate) const fn pages(self) -> u32 {
         self.regions().div_ceil(REGIONS_PER_PAGE) as u32
     }
 
     /// The regions that have a byte of the range.
-    pub fn touched(self, range: ByteRange) -> Range<u64> {
+    pub(crate) fn touched(self, range: ByteRange) -> Range<u64> {
         if range.is_empty() {
             return 0..0;
         }
@@ -61,20 +61,15 @@ impl RegionLayout {
     }
 
     /// The bytes of a run of regions.
-    pub fn bytes(self, regions: &Range<u64>) -> ByteRange {
+    pub(crate) fn bytes(self, regions: &Range<u64>) -> ByteRange {
         let start = regions.start << self.shift;
         ByteRange::new(start, (regions.end << self.shift).min(self.size).saturating_sub(start))
-    }
-
-    /// The range widened to whole regions.
-    pub fn widened(self, range: ByteRange) -> ByteRange {
-        self.bytes(&self.touched(range))
     }
 }
 
 /// Why a page of a log cannot be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PageError {
+pub(crate) enum PageError {
     /// Too short, wrong magic or version.
     #[error("not a page of a bitmap of this version")]
     Format,
@@ -85,7 +80,7 @@ pub enum PageError {
 
 /// A set of regions. Counts are kept, so that asking how much is marked costs nothing.
 #[derive(Clone, Debug)]
-pub struct RegionMap {
+pub(crate) struct RegionMap {
     layout: RegionLayout,
     bits: BitVec<u64, Lsb0>,
     marked: u64,
@@ -94,7 +89,7 @@ pub struct RegionMap {
 
 impl RegionMap {
     /// No region marked.
-    pub fn new(layout: RegionLayout) -> Self {
+    pub(crate) fn new(layout: RegionLayout) -> Self {
         Self {
             layout,
             bits: BitVec::repeat(false, layout.regions() as usize),
@@ -104,22 +99,23 @@ impl RegionMap {
     }
 
     /// How it is cut.
-    pub fn layout(&self) -> RegionLayout {
+    pub(crate) fn layout(&self) -> RegionLayout {
         self.layout
     }
 
     /// Number of regions marked.
-    pub fn marked(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn marked(&self) -> u64 {
         self.marked
     }
 
     /// Whether none is marked.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.marked == 0
     }
 
     /// Bytes of all marked regions, the short last one counted as it is.
-    pub fn bytes_marked(&self) -> u64 {
+    pub(crate) fn bytes_marked(&self) -> u64 {
         let last = self.layout.regions().wrapping_sub(1);
         let short = match self.bits.get(last as usize).as_deref() {
             Some(true) => (self.layout.regions() << self.layout.shift) - self.layout.size,
@@ -129,27 +125,27 @@ impl RegionMap {
     }
 
     /// Whether every region of the run is marked.
-    pub fn all(&self, regions: &Range<u64>) -> bool {
+    pub(crate) fn all(&self, regions: &Range<u64>) -> bool {
         self.slice(regions).all()
     }
 
     /// Whether a region of the run is marked.
-    pub fn any(&self, regions: &Range<u64>) -> bool {
+    pub(crate) fn any(&self, regions: &Range<u64>) -> bool {
         self.slice(regions).any()
     }
 
     /// Marks the run; how many were not marked before.
-    pub fn mark(&mut self, regions: &Range<u64>) -> u64 {
+    pub(crate) fn mark(&mut self, regions: &Range<u64>) -> u64 {
         self.fill(regions, true)
     }
 
     /// Takes the marks of the run away; how many there were.
-    pub fn unmark(&mut self, regions: &Range<u64>) -> u64 {
+    pub(crate) fn unmark(&mut self, regions: &Range<u64>) -> u64 {
         self.fill(regions, false)
     }
 
     /// Takes all marks away.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for page in 0..self.layout.pages() {
             if self.per_page[page as usize] > 0 {
                 self.unmark(&self.page_regions(page));
@@ -158,7 +154,7 @@ impl RegionMap {
     }
 
     /// Marks everything that `other`, of the same layout, has marked.
-    pub fn union(&mut self, other: &Self) {
+    pub(crate) fn union(&mut self, other: &Self) {
         debug_assert_eq!(self.layout, other.layout);
         for page in 0..self.layout.pages() {
             if other.per_page[page as usize] > 0 {
@@ -171,7 +167,7 @@ impl RegionMap {
     }
 
     /// Marks every region that has a byte of a region which `coarse`, of another layout, has marked.
-    pub fn union_coarse(&mut self, coarse: &Self) {
+    pub(crate) fn union_coarse(&mut self, coarse: &Self) {
         let mut from = 0;
         while let Some(run) = coarse.next_run(from, u64::MAX) {
             from = run.end;
@@ -180,7 +176,7 @@ impl RegionMap {
     }
 
     /// The first run of marked regions at or behind `from`, at most `longest` regions of it.
-    pub fn next_run(&self, from: u64, longest: u64) -> Option<Range<u64>> {
+    pub(crate) fn next_run(&self, from: u64, longest: u64) -> Option<Range<u64>> {
         let start = self.next_marked(from)?;
         let limit = start.saturating_add(longest.max(1)).min(self.layout.regions());
         let rest = &self.bits[start as usize..limit as usize];
@@ -197,23 +193,23 @@ impl RegionMap {
     }
 
     /// The page that a region is on.
-    pub fn page_of(region: u64) -> u32 {
+    pub(crate) fn page_of(region: u64) -> u32 {
         (region / REGIONS_PER_PAGE) as u32
     }
 
     /// The regions of a page.
-    pub fn page_regions(&self, page: u32) -> Range<u64> {
+    pub(crate) fn page_regions(&self, page: u32) -> Range<u64> {
         let start = u64::from(page) * REGIONS_PER_PAGE;
         start..(start + REGIONS_PER_PAGE).min(self.layout.regions())
     }
 
     /// Regions marked on a page.
-    pub fn marked_on(&self, page: u32) -> u32 {
+    pub(crate) fn marked_on(&self, page: u32) -> u32 {
         self.per_page[page as usize]
     }
 
     /// A page as it is stored, with what `also` (same layout) has marked. Nothing marked is an empty page.
-    pub fn encode(&self, page: u32, magic: [u8; 4], also: &[&Self]) -> Bytes {
+    pub(crate) fn encode(&self, page: u32, magic: [u8; 4], also: &[&Self]) -> Bytes {
         if self.marked_on(page) == 0 && also.iter().all(|map| map.marked_on(page) == 0) {
             return Bytes::new();
         }
@@ -234,7 +230,7 @@ impl RegionMap {
     }
 
     /// Marks what a stored page has marked. An empty page marks nothing.
-    pub fn decode(&mut self, page: u32, magic: [u8; 4], stored: &[u8]) -> Result<(), PageError> {
+    pub(crate) fn decode(&mut self, page: u32, magic: [u8; 4], stored: &[u8]) -> Result<(), PageError> {
         if stored.is_empty() {
             return Ok(());
         }
@@ -333,7 +329,6 @@ mod tests {
         let odd = RegionLayout::new(10_000, 12);
         assert_eq!(odd.regions(), 3);
         assert_eq!(odd.bytes(&(2..3)), ByteRange::new(8192, 1808));
-        assert_eq!(odd.widened(ByteRange::new(4095, 2)), ByteRange::new(0, 8192));
         assert!(odd.touched(ByteRange::new(8192, 0)).is_empty());
     }
 

@@ -169,7 +169,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Secondary<L, M> {
         let geometry = layer.geometry();
         let block = u64::from(geometry.block_size.bytes());
         let range = request.range;
-        let aligned = range.offset() % block == 0 && range.len() % block == 0;
+        let aligned = range.offset().is_multiple_of(block) && range.len().is_multiple_of(block);
         if !geometry.whole().contains(range) || !aligned {
             return refuse(DataStatus::Failed(BlockError::Medium { offset: range.offset() }));
         }

@@ -19,7 +19,8 @@ use crate::members::ServiceHandler;
 use crate::primary::{CopyBoard, Primary, Surroundings};
 use crate::protocol::{Answer, Ask};
 use crate::record::{
-    self, INDEX_KEY, LocalRecord, LuRecord, MOST_LUS, MOST_MIRRORS, MirrorRecord, PrimaryRecord, local_key, record_key,
+    self, INDEX_KEY, LocalRecord, LuRecord, MOST_LUS, MOST_MIRRORS, MirrorRecord, PrimaryRecord, local_key,
+    record_key,
 };
 use crate::secondary::Secondary;
 use crate::state::MirrorState;
@@ -165,7 +166,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
             // Secondaries are known before the first peer can ask for them.
             let handler = Rc::new(ServiceHandler::new(&me.inner));
             let link = Link::start(&shard, config, handler).await;
-            let link = link.map_err(|error| MirrorError::Invalid(format!("the link cannot start: {error}")))?;
+            let link =
+                link.map_err(|error| MirrorError::Invalid(format!("the link cannot start: {error}")))?;
             let _ = me.inner.link.set(link);
         }
         for record in primaries {
@@ -314,7 +316,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
             Member::Secondary(secondary) if force => {
                 if secondary.is_attached() {
                     let record = secondary.record();
-                    return Err(MirrorError::NotPrimary { mirror: record.name, primary: record.primary.unit });
+                    return Err(MirrorError::NotPrimary {
+                        mirror: record.name,
+                        primary: record.primary.unit,
+                    });
                 }
                 secondary.detach().await;
                 inner.forget(&secondary.record()).await?;
@@ -387,7 +392,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
         Ok(match self.inner.find(name)? {
             Member::Primary(primary) => primary.why(),
             Member::Unusable(_, why) => {
-                vec![format!("The mirror could not be recovered: {why}."), format!("What to do: {}.", why.remedy())]
+                vec![
+                    format!("The mirror could not be recovered: {why}."),
+                    format!("What to do: {}.", why.remedy()),
+                ]
             }
             Member::Secondary(secondary) => {
                 let (record, local) = (secondary.record(), secondary.local());
@@ -398,7 +406,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
                 };
                 let there = if secondary.is_attached() { "is attached" } else { "is not attached" };
                 vec![
-                    format!("This unit has a secondary image; hosts are served on unit {}.", record.primary.unit),
+                    format!(
+                        "This unit has a secondary image; hosts are served on unit {}.",
+                        record.primary.unit
+                    ),
                     format!("The primary {there}."),
                     data.into(),
                 ]
@@ -438,7 +449,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     fn read_records(&self) -> Result<Vec<MirrorRecord>, MirrorError> {
         let damaged = |what: String| MirrorError::Storage(what);
         let Some(index) = self.meta.get(INDEX_KEY) else { return Ok(Vec::new()) };
-        let index: Vec<Uuid> = serde_json::from_slice(&index).map_err(|e| damaged(format!("the index: {e}")))?;
+        let index: Vec<Uuid> =
+            serde_json::from_slice(&index).map_err(|e| damaged(format!("the index: {e}")))?;
         let mut records = Vec::with_capacity(index.len());
         for uuid in index {
             let bytes = self.meta.get(&record_key(uuid));
@@ -503,7 +515,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     }
 
     /// The LUs of those names, none of them in a mirror other than `except` (R-AD-2).
-    pub(crate) fn free_lus(&self, names: &[String], except: Option<Uuid>) -> Result<Vec<LuHandle<L>>, MirrorError> {
+    pub(crate) fn free_lus(
+        &self,
+        names: &[String],
+        except: Option<Uuid>,
+    ) -> Result<Vec<LuHandle<L>>, MirrorError> {
         let unit = || self.unit.name.clone();
         let mut handles: Vec<LuHandle<L>> = Vec::with_capacity(names.len());
         for name in names {
@@ -538,8 +554,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
         lus.iter()
             .map(|lu| {
                 let handle = self.lus.by_uuid(lu.uuid);
-                let handle = handle
-                    .ok_or_else(|| MirrorError::NoSuchLu { unit: self.unit.name.clone(), lu: lu.name.clone() })?;
+                let handle = handle.ok_or_else(|| MirrorError::NoSuchLu {
+                    unit: self.unit.name.clone(),
+                    lu: lu.name.clone(),
+                })?;
                 let now = LuRecord::new(lu.uuid, &lu.name, handle.layer.geometry());
                 match now.difference(lu) {
                     None => Ok(handle),
@@ -560,7 +578,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     }
 
     fn slot(&self, lu: Uuid) -> Rc<Slot<L, M>> {
-        self.slots.borrow_mut().entry(lu).or_insert_with(|| Slot::new(lu)).clone()
+        self.slots.borrow_mut().entry(lu).or_insert_with(Slot::new).clone()
     }
 
     /// Gives the LUs of this unit's image a role.
@@ -589,9 +607,9 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
             }
             (_, handles) => {
                 self.set_roles(&record, || Role::Unusable);
-                let why = handles.err().unwrap_or_else(|| {
-                    MirrorError::Storage("the record does not name this unit".into())
-                });
+                let why = handles
+                    .err()
+                    .unwrap_or_else(|| MirrorError::Storage("the record does not name this unit".into()));
                 Member::Unusable(Box::new(record), why)
             }
         };

@@ -7,7 +7,7 @@ use crate::Attributes;
 /// State of a mirror (R-MS-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum MirrorState {
+pub(crate) enum MirrorState {
     /// Hosts may neither read nor write, by the administrator's word.
     Inactive,
     /// Hosts may read and write.
@@ -18,7 +18,7 @@ pub enum MirrorState {
 
 /// What moves a mirror from state to state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MirrorChange {
+pub(crate) enum MirrorChange {
     /// The administrator activates it; whether the conditions for activation hold.
     Activate(bool),
     /// The administrator deactivates it.
@@ -31,7 +31,7 @@ pub enum MirrorChange {
 
 impl MirrorState {
     /// The state after a change (R-MS-2).
-    pub const fn after(self, change: MirrorChange) -> Self {
+    pub(crate) const fn after(self, change: MirrorChange) -> Self {
         match (self, change) {
             (_, MirrorChange::Activate(true)) => Self::Active,
             (Self::Active, MirrorChange::Activate(false)) => Self::Active,
@@ -44,7 +44,7 @@ impl MirrorState {
     }
 
     /// As it is shown.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Inactive => "INACTIVE",
             Self::Active => "ACTIVE",
@@ -55,15 +55,15 @@ impl MirrorState {
 
 /// Whether a mirror may be activated and may stay active (R-MS-3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conditions {
+pub(crate) struct Conditions {
     /// Which condition for staying active fails.
-    pub stay: Result<(), String>,
+    pub(crate) stay: Result<(), String>,
     /// Which condition for activation fails.
-    pub activate: Result<(), String>,
+    pub(crate) activate: Result<(), String>,
 }
 
 /// Looks at the conditions: `present` of `secondaries` secondary images can be reached and are not fractured.
-pub fn conditions(attributes: &Attributes, secondaries: usize, present: usize) -> Conditions {
+pub(crate) fn conditions(attributes: &Attributes, secondaries: usize, present: usize) -> Conditions {
     let missing = secondaries.saturating_sub(present) as i64;
     let stay = match attributes.maximum_missing_images {
         most if most >= 0 && missing > most => {
@@ -84,7 +84,7 @@ pub fn conditions(attributes: &Attributes, secondaries: usize, present: usize) -
 /// State of a secondary image (R-IS-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum ImageState {
+pub(crate) enum ImageState {
     /// No known relation to the primary.
     Unsynchronized,
     /// Byte for byte equal, on stable storage, no write outstanding.
@@ -97,7 +97,7 @@ pub enum ImageState {
 
 impl ImageState {
     /// As it is shown.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Unsynchronized => "UNSYNCHRONIZED",
             Self::Synchronized => "SYNCHRONIZED",
@@ -111,7 +111,7 @@ impl ImageState {
 /// changes with every write and costs no I/O (R-IS-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Relation {
+pub(crate) enum Relation {
     /// None known: only a full copy helps.
     Unrelated,
     /// It was in step once; the logs name all that it misses.
@@ -127,7 +127,7 @@ pub enum Relation {
 
 /// What changes a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RelationChange {
+pub(crate) enum RelationChange {
     /// The administrator vouches that the image is equal; the log records from now on.
     Vouched,
     /// A copy starts or goes on.
@@ -142,7 +142,7 @@ pub enum RelationChange {
 
 impl Relation {
     /// The relation after a change; `None` where a change cannot happen.
-    pub const fn after(self, change: RelationChange) -> Option<Self> {
+    pub(crate) const fn after(self, change: RelationChange) -> Option<Self> {
         use RelationChange as C;
         Some(match (self, change) {
             (Self::Unrelated, C::Vouched) => Self::Behind,
@@ -163,7 +163,7 @@ impl Relation {
     }
 
     /// The state shown; `quiet` when nothing is outstanding and everything is on stable storage.
-    pub const fn state(self, quiet: bool) -> ImageState {
+    pub(crate) const fn state(self, quiet: bool) -> ImageState {
         match self {
             Self::Unrelated => ImageState::Unsynchronized,
             Self::Behind => ImageState::Consistent,
@@ -219,7 +219,10 @@ mod tests {
         attributes.maximum_missing_images = 1;
         attributes.minimum_images_required = 3;
         let seen = conditions(&attributes, 2, 1);
-        assert!(seen.stay.is_ok() && seen.activate.is_err(), "minimum_images_required is for activation only");
+        assert!(
+            seen.stay.is_ok() && seen.activate.is_err(),
+            "minimum_images_required is for activation only"
+        );
     }
 
     const RELATIONS: [Relation; 5] = [
@@ -243,13 +246,12 @@ mod tests {
                     let allowed = match change {
                         C::Vouched => step == (Unsynchronized, Consistent),
                         C::CopyStarts => {
-                            matches!(step.0, Unsynchronized | Consistent | Synchronizing) && step.1 == Synchronizing
+                            matches!(step.0, Unsynchronized | Consistent | Synchronizing)
+                                && step.1 == Synchronizing
                         }
                         C::CaughtUp => step.0 != Unsynchronized && step.1 == Consistent,
                         // R-IS-4: CONSISTENT stays so; progress of a copy is kept; nothing gets better by failing.
-                        C::Lost => {
-                            step == (Synchronized, Consistent) || step.0 == step.1
-                        }
+                        C::Lost => step == (Synchronized, Consistent) || step.0 == step.1,
                         C::LogsLost => step.1 == Unsynchronized,
                     };
                     assert!(allowed, "{from:?} {change:?} {step:?}");
@@ -261,7 +263,12 @@ mod tests {
     #[test]
     fn only_what_caught_up_is_in_step() {
         for from in RELATIONS {
-            for change in [RelationChange::Vouched, RelationChange::CopyStarts, RelationChange::Lost, RelationChange::LogsLost] {
+            for change in [
+                RelationChange::Vouched,
+                RelationChange::CopyStarts,
+                RelationChange::Lost,
+                RelationChange::LogsLost,
+            ] {
                 assert_ne!(from.after(change), Some(Relation::InStep), "{from:?} {change:?}");
             }
         }

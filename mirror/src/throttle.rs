@@ -9,7 +9,7 @@ const BURST: Duration = Duration::from_millis(100);
 
 /// Grants bytes at a rate.
 #[derive(Clone, Copy, Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     rate: u64,
     /// When everything granted so far is paid for.
     paid: Instant,
@@ -17,12 +17,12 @@ pub struct Throttle {
 
 impl Throttle {
     /// `rate` bytes per second; 0 is unlimited.
-    pub fn new(rate: u64) -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Self { rate, paid: Instant::default() }
     }
 
     /// Changes the rate from now on.
-    pub fn set_rate(&mut self, rate: u64, now: Instant) {
+    pub(crate) fn set_rate(&mut self, rate: u64, now: Instant) {
         if rate != self.rate {
             self.rate = rate;
             self.paid = now;
@@ -30,7 +30,7 @@ impl Throttle {
     }
 
     /// Takes `bytes`; the copy may go on after the time returned.
-    pub fn take(&mut self, bytes: u64, now: Instant) -> Duration {
+    pub(crate) fn take(&mut self, bytes: u64, now: Instant) -> Duration {
         if self.rate == 0 {
             return Duration::ZERO;
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use twinlun_block::{BlockLayer, MetaStore};
 
 use super::{Attachment, Image, Phase, Primary};
@@ -50,6 +51,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
                         self.tell(Some(&image.unit), Happening::Trouble(text));
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                    image.joining.set(false);
+                    self.reconsider();
                 }
             }
             // A secondary that comes and goes must not keep both units busy with attachments.
@@ -73,8 +76,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Waits for a session with the image's unit, as long as one is of use.
     async fn session(&self, image: &Image<M::Log>) -> Option<Session> {
         let mut session = pin!(image.peer.wait_session());
-        let mut unwanted =
-            pin!(image.signal.until(|| (self.may_attach(image) != Some(false)).then_some(())));
+        let mut unwanted = pin!(image.signal.until(|| (self.may_attach(image) != Some(false)).then_some(())));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(session) = session.as_mut().poll(cx) {
                 return Poll::Ready(Some(session));
@@ -101,10 +103,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         // That it misses something is on record before anything new is sent to it.
         self.db.barrier().await?;
         let epoch = self.next_epoch();
-        let record = self.db.read().clone();
-        let side = match self.ask(&session, &image.unit, &Ask::Attach { record, image: image.id, epoch }).await? {
-            Answer::Attached(side) => side,
-            _ => return Err(self.nonsense(image)),
+        let record = self.db.durable();
+        let ask = Ask::Attach { record, image: image.id, epoch };
+        let Answer::Attached(side) = self.ask(&session, &image.unit, &ask).await? else {
+            let why = "its answer makes no sense".into();
+            return Err(MirrorError::Unreachable { unit: image.unit.clone(), why });
         };
         let attachment = Attachment::new(session, epoch);
         // From the decision to its effect nothing else runs: no host's write slips in between.
@@ -156,7 +159,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         let number = self.change_relation(image, RelationChange::CopyStarts);
         self.db.stored(number).await?;
         if self.may_attach(image) != Some(false) || !attachment.session.is_alive() {
-            return Err(MirrorError::Unreachable { unit: image.unit.clone(), why: "it was lost again".into() });
+            return Err(MirrorError::Unreachable {
+                unit: image.unit.clone(),
+                why: "it was lost again".into(),
+            });
         }
         image.attachment.replace(Some(attachment.clone()));
         image.joining.set(false);
@@ -205,8 +211,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         let shard = &self.around.shard;
         let (me, its, at) = (self.clone(), image.clone(), attachment.clone());
         shard.spawn(async move {
-            let reason = at.session.closed().await;
-            me.lose(&its, &at, &format!("link lost: {reason}"), 0);
+            // The session may outlive the attachment by far; this job must not.
+            let (closed, over) = (pin!(at.session.closed()), pin!(at.ended()));
+            if let Either::Left((reason, _)) = select(closed, over).await {
+                me.lose(&its, &at, &format!("link lost: {reason}"), 0);
+            }
         });
         let (me, its, at) = (self.clone(), image.clone(), attachment.clone());
         shard.spawn(async move { me.watch_legs(&its, &at).await });
@@ -243,9 +252,5 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             .iter()
             .find(|secondary| secondary.id == image.id)
             .ok_or_else(|| MirrorError::NoSuchSecondary { mirror: self.name(), unit: image.unit.clone() })
-    }
-
-    pub(super) fn nonsense(&self, image: &Image<M::Log>) -> MirrorError {
-        MirrorError::Unreachable { unit: image.unit.clone(), why: "its answer makes no sense".into() }
     }
 }

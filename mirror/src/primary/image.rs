@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::fracture::MissMap;
 use crate::link::{DataRequest, DataStatus, Hold, Peer, Request, Response, Session};
+use crate::planted::{Bug, planted};
 use crate::signal::Signal;
 use crate::throttle::Throttle;
 
@@ -94,6 +95,7 @@ impl<G> Image<G> {
                 map.sent(range, generation);
                 Some(attachment)
             }
+            Some(_) if planted(Bug::ForwardHalf) => None,
             _ => {
                 map.miss(range);
                 None
@@ -192,7 +194,9 @@ impl Attachment {
         self.stop(ticket);
         match outcome {
             Some(Ok(Response::Data(DataStatus::Done, _))) => Ok(()),
-            Some(Ok(Response::Data(DataStatus::Failed(error), _))) => Err(format!("its unit answers: {error}")),
+            Some(Ok(Response::Data(DataStatus::Failed(error), _))) => {
+                Err(format!("its unit answers: {error}"))
+            }
             Some(Ok(Response::Data(DataStatus::StaleEpoch, _))) => {
                 Err("its unit takes part in a newer attachment".into())
             }
@@ -206,7 +210,9 @@ impl Attachment {
     /// Whether a request has been waiting for longer than `limit` (R-FL-5).
     pub(crate) fn is_late(&self, now: Instant, limit: Duration) -> bool {
         let legs = self.legs.borrow();
-        legs.started.front().is_some_and(|oldest| oldest.is_some_and(|start| now.saturating_since(start) >= limit))
+        legs.started
+            .front()
+            .is_some_and(|oldest| oldest.is_some_and(|start| now.saturating_since(start) >= limit))
     }
 
     fn start(&self, now: Instant) -> u64 {

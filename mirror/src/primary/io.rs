@@ -48,7 +48,12 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         result
     }
 
-    async fn write_in_turn(self: &Rc<Self>, lu: usize, range: ByteRange, request: BlockRequest) -> BlockResult {
+    async fn write_in_turn(
+        self: &Rc<Self>,
+        lu: usize,
+        range: ByteRange,
+        request: BlockRequest,
+    ) -> BlockResult {
         self.admit()?;
         let flight = self.flights.enter();
         // Durable before any image is touched (R-WIL-2).

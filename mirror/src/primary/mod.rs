@@ -77,6 +77,8 @@ pub(crate) struct Primary<L, M: MetaStore> {
     flights: Rc<Flights>,
     /// Attachments of this incarnation so far.
     attachments: Cell<u64>,
+    /// Configuration that the members were told last.
+    propagated: Cell<u64>,
     /// Held by whoever turns the generation of writes over.
     settling: Mutex<()>,
     /// Held by the administrator's order under way.
@@ -109,6 +111,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             images: RefCell::default(),
             flights: Rc::default(),
             attachments: Cell::new(0),
+            propagated: Cell::new(0),
             settling: Mutex::new(()),
             orders: Mutex::new(()),
             closed: Cell::new(false),

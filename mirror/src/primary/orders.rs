@@ -34,18 +34,16 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         let mut id = [0; 16];
         self.around.shard.fill_random(&mut id);
         let id = Uuid::from_bytes(id);
-        let record = self.db.read().clone();
+        let record = self.db.durable();
         let ask = Ask::Join { record, image: id, lus: lus.to_vec() };
-        let found = match self.ask(&session, unit, &ask).await? {
-            Answer::Joined { lus } => lus,
-            _ => {
-                let why = "its answer makes no sense".into();
-                return Err(MirrorError::Unreachable { unit: unit.into(), why });
-            }
+        let Answer::Joined { lus: found } = self.ask(&session, unit, &ask).await? else {
+            let why = "its answer makes no sense".into();
+            return Err(MirrorError::Unreachable { unit: unit.into(), why });
         };
         self.check_shape(&found)?;
         let relation = Relation::Unrelated;
-        let relation = if synchronized { relation.after(RelationChange::Vouched).unwrap_or(relation) } else { relation };
+        let relation =
+            if synchronized { relation.after(RelationChange::Vouched).unwrap_or(relation) } else { relation };
         let secondary = SecondaryRecord {
             id,
             unit: unit.into(),
@@ -87,10 +85,15 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             return Err(MirrorError::AlreadyInMirror { mirror: record.name.clone(), unit: unit.into() });
         }
         if lus.len() != record.primary.lus.len() {
-            return Err(MirrorError::CountsDiffer { primary: record.primary.lus.len(), secondary: lus.len() });
+            return Err(MirrorError::CountsDiffer {
+                primary: record.primary.lus.len(),
+                secondary: lus.len(),
+            });
         }
         if record.secondaries.len() >= MOST_SECONDARIES {
-            return Err(MirrorError::Invalid(format!("a mirror has at most {MOST_SECONDARIES} secondary images")));
+            return Err(MirrorError::Invalid(format!(
+                "a mirror has at most {MOST_SECONDARIES} secondary images"
+            )));
         }
         let mut seen = BTreeSet::new();
         if let Some(twice) = lus.iter().find(|lu| !seen.insert(lu.as_str())) {
@@ -103,7 +106,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     fn check_shape(&self, found: &[LuRecord]) -> Result<(), MirrorError> {
         let record = self.db.read();
         if found.len() != record.primary.lus.len() {
-            return Err(MirrorError::CountsDiffer { primary: record.primary.lus.len(), secondary: found.len() });
+            return Err(MirrorError::CountsDiffer {
+                primary: record.primary.lus.len(),
+                secondary: found.len(),
+            });
         }
         for (ours, theirs) in record.primary.lus.iter().zip(found) {
             if let Some(difference) = ours.difference(theirs) {
@@ -116,7 +122,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
 
     /// Removes a secondary; its data stays (R-AD-3). Graceful: its unit forgets the mirror first. Forced: it is told
     /// when it can be reached.
-    pub(crate) async fn remove_secondary(self: &Rc<Self>, unit: &str, force: bool) -> Result<(), MirrorError> {
+    pub(crate) async fn remove_secondary(
+        self: &Rc<Self>,
+        unit: &str,
+        force: bool,
+    ) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
         let image = self.image(unit)?;
         let session = image.peer.session();
@@ -324,9 +334,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Brings the record to every member that can be reached (R-DB-2). The others get it when they are attached.
     pub(super) async fn propagate(&self) {
         let images = self.images();
+        let record: &MirrorRecord = &self.db.durable();
+        self.propagated.set(record.configuration);
         join_all(images.iter().map(|image| async move {
             let Some(session) = image.peer.session() else { return };
-            let record: MirrorRecord = self.db.read().clone();
+            let record = record.clone();
             if let Err(error) = self.ask(&session, &image.unit, &Ask::Configure { record }).await {
                 tracing::warn!(%error, "a member did not take the new configuration");
             }

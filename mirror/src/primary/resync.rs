@@ -145,7 +145,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             };
             image.maps.borrow_mut()[lu].sent(piece, flight.generation());
             let image_id = self.uuid.into_bytes();
-            let request = DataRequest { image: image_id, lu: lu as u16, epoch: at.epoch, range: piece, copy: true, op };
+            let request =
+                DataRequest { image: image_id, lu: lu as u16, epoch: at.epoch, range: piece, copy: true, op };
             if let Err(reason) = at.ask(shard.now(), request).await {
                 self.lose(image, at, &reason, lu);
                 return Ok(());
@@ -163,9 +164,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     async fn wait_for_leave(&self, at: &Rc<Attachment>, place: &Place) {
         if self.state.get() == MirrorState::Inactive {
             let mut over = std::pin::pin!(at.ended());
-            let mut active = std::pin::pin!(
-                self.signal.until(|| (self.state.get() != MirrorState::Inactive || self.closed.get()).then_some(()))
-            );
+            let mut active =
+                std::pin::pin!(self.signal.until(|| {
+                    (self.state.get() != MirrorState::Inactive || self.closed.get()).then_some(())
+                }));
             futures_util::future::select(&mut over, &mut active).await;
         }
         if !place.is_next() {

@@ -30,11 +30,16 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             if !self.is_settled() && !self.closed.get() {
                 self.settle().await;
             }
+            // Fractures and progress reach the other members in their own time (R-DB-1).
+            if self.db.durable().configuration != self.propagated.get() && !self.closed.get() {
+                self.propagate().await;
+            }
         }
     }
 
     fn is_settled(&self) -> bool {
-        self.lus.iter().all(|lu| lu.intent.is_idle()) && self.images.borrow().iter().all(|image| image.is_settled())
+        self.lus.iter().all(|lu| lu.intent.is_idle())
+            && self.images.borrow().iter().all(|image| image.is_settled())
     }
 
     /// Whether everything written is on stable storage of every image in step and no log names anything.
@@ -118,7 +123,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             for gone in departed {
                 let Ok(peer) = self.peer(&gone.unit) else { continue };
                 let _hold = peer.connect();
-                let Ok(session) = self.around.shard.timeout(DISMISS_INTERVAL, peer.wait_session()).await else {
+                let Ok(session) = self.around.shard.timeout(DISMISS_INTERVAL, peer.wait_session()).await
+                else {
                     continue;
                 };
                 let ask = Ask::Leave { mirror: self.uuid, image: gone.image };

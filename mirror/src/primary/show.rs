@@ -36,9 +36,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         shown.dirty_bytes = dirty;
         if matches!(secondary.relation, Relation::Copying { .. }) {
             let total = secondary.copy_total.max(dirty);
-            let rate = if image.phase.get() == Phase::Copying { image.rate(self.around.shard.now()) } else { None };
+            let rate =
+                if image.phase.get() == Phase::Copying { image.rate(self.around.shard.now()) } else { None };
             let eta_seconds = rate.filter(|rate| *rate > 0).map(|rate| dirty.div_ceil(rate));
-            shown.progress = Some(ProgressView { copied_bytes: total - dirty, total_bytes: total, eta_seconds });
+            shown.progress =
+                Some(ProgressView { copied_bytes: total - dirty, total_bytes: total, eta_seconds });
         }
         if !shown.reachable {
             let reason = image.peer.status().reason;
@@ -84,7 +86,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     fn why_image(&self, secondary: &SecondaryRecord, image: &Image<M::Log>) -> String {
         let unit = &image.unit;
         let dirty = image.dirty_bytes();
-        let trouble = image.trouble.borrow().clone().map(|text| format!(" Last trouble: {text}.")).unwrap_or_default();
+        let trouble =
+            image.trouble.borrow().clone().map(|text| format!(" Last trouble: {text}.")).unwrap_or_default();
         let fracture = secondary.fracture.as_ref();
         match (image.phase.get(), secondary.relation) {
             (Phase::InStep, _) => format!("The image on {unit} receives every write."),
@@ -97,11 +100,13 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             ),
             (Phase::Away, _) if image.peer.session().is_none() => format!(
                 "The image on {unit} misses {dirty} bytes, because its unit cannot be reached: {}.",
-                image.peer.status().reason.map_or_else(|| "no connection".into(), |reason| reason.to_string())
+                image
+                    .peer
+                    .status()
+                    .reason
+                    .map_or_else(|| "no connection".into(), |reason| reason.to_string())
             ),
-            (Phase::Away, _)
-                if secondary.attributes.recovery_policy == ByWhom::Manual && !image.go.get() =>
-            {
+            (Phase::Away, _) if secondary.attributes.recovery_policy == ByWhom::Manual && !image.go.get() => {
                 format!(
                     "The image on {unit} misses {dirty} bytes and waits for `mirror sync {} --unit {unit}`: its recovery_policy is manual.",
                     self.name()

@@ -82,7 +82,10 @@ fn after_a_crash_of_the_primary_only_the_logged_regions_are_copied() {
         lab.reach("SYNCHRONIZED").await;
         lab.assert_equal();
         let copied = lab.west.media.iter().map(|medium| medium.written.get()).sum::<u64>() - before;
-        assert!(copied > 0 && copied <= 1 << 20, "one region of the intent log is due, {copied} bytes were copied");
+        assert!(
+            copied > 0 && copied <= 1 << 20,
+            "one region of the intent log is due, {copied} bytes were copied"
+        );
     });
 }
 
@@ -285,23 +288,28 @@ fn orders_are_refused_with_a_reason() {
         let add = |unit: &'static str, names: Vec<String>| {
             let lab = lab.clone();
             async move {
-                lab.order(move |service| async move { service.add_secondary(NAME, unit, &names, false).await })
-                    .await
-                    .unwrap_err()
+                lab.order(
+                    move |service| async move { service.add_secondary(NAME, unit, &names, false).await },
+                )
+                .await
+                .unwrap_err()
             }
         };
         refused(add("west", lus(&["lu0"])).await, ErrorKind::Conflict);
         refused(add("west", lus(&["lu0", "lu0"])).await, ErrorKind::Usage);
         refused(add("west", lus(&["lu0", "none"])).await, ErrorKind::NotFound);
-        refused(add("north", lus(&["lu0", "lu1"])).await, ErrorKind::NotFound);
+        refused(add("south", lus(&["lu0", "lu1"])).await, ErrorKind::NotFound);
+        refused(add("north", lus(&["lu0", "lu1"])).await, ErrorKind::Unreachable);
         lab.add_secondary(false).await;
         refused(add("west", lus(&["lu0", "lu1"])).await, ErrorKind::Conflict);
-        let destroy = || async { lab.order(|service| async move { service.destroy(NAME, false).await }).await };
+        let destroy =
+            || async { lab.order(|service| async move { service.destroy(NAME, false).await }).await };
         refused(destroy().await.unwrap_err(), ErrorKind::Unsafe);
         let promote = lab.order(|service| async move { service.promote(NAME, false).await }).await;
         refused(promote.unwrap_err(), ErrorKind::Conflict);
         let here = lab.west.service();
-        let there = super::lab::run_in(&lab.west.process(), async move { here.fracture(NAME, "west").await }).await;
+        let there =
+            super::lab::run_in(&lab.west.process(), async move { here.fracture(NAME, "west").await }).await;
         refused(there.unwrap().unwrap_err(), ErrorKind::Conflict);
         let gone = lab.order(|service| async move { service.activate("other").await }).await;
         refused(gone.unwrap_err(), ErrorKind::NotFound);
@@ -316,7 +324,9 @@ fn a_mirror_ends_and_leaves_ordinary_lus() {
         lab.write(0, 0, 4 * K, 1).await.unwrap();
         lab.order(|service| async move { service.deactivate(NAME, false).await }).await.unwrap();
         assert_eq!(lab.write(0, 0, 4 * K, 2).await, Err(BlockError::NotServed));
-        lab.order(|service| async move { service.remove_secondary(NAME, "west", false).await }).await.unwrap();
+        lab.order(|service| async move { service.remove_secondary(NAME, "west", false).await })
+            .await
+            .unwrap();
         assert!(lab.west.record().is_none(), "its unit forgot the mirror");
         assert_eq!(lab.west.service().access(lab.west.lu_uuid(0)), None);
         lab.order(|service| async move { service.destroy(NAME, false).await }).await.unwrap();
@@ -335,7 +345,8 @@ fn a_secondary_removed_while_away_is_told_later() {
         lab.reach("SYNCHRONIZED").await;
         lab.west.kill();
         lab.sleep(10_000).await;
-        let refused = lab.order(|service| async move { service.remove_secondary(NAME, "west", false).await }).await;
+        let refused =
+            lab.order(|service| async move { service.remove_secondary(NAME, "west", false).await }).await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unreachable);
         lab.order(|service| async move { service.remove_secondary(NAME, "west", true).await }).await.unwrap();
         lab.west.start(&lab.world).await;
@@ -370,5 +381,76 @@ fn both_units_show_the_mirror() {
         let service = lab.west.service();
         let shown = super::lab::run_in(&lab.west.process(), async move { service.show(NAME).await }).await;
         assert!(shown.unwrap().unwrap().images[0].error.is_some(), "what cannot be asked carries an error");
+    });
+}
+
+#[test]
+fn two_secondaries_may_be_in_different_states() {
+    Lab::run(20, |lab| async move {
+        lab.north.start(&lab.world).await;
+        lab.add_secondary(false).await;
+        lab.add_secondary_on("north", false).await;
+        lab.reach("SYNCHRONIZED").await;
+        lab.world.link("east", "north").cut();
+        lab.write(0, 0, 8 * K, 1).await.unwrap();
+        let images = lab.view().images;
+        assert!(!images[1].fractured && images[2].fractured, "R-IS-3");
+        lab.assert_equal();
+        lab.world.link("east", "west").cut();
+        lab.write(1, 64 * K, 8 * K, 2).await.unwrap();
+        assert_eq!(lab.view().images[1].dirty_bytes, 8 * K + 8 * K, "with what it had not flushed");
+        assert_eq!(lab.view().images[2].dirty_bytes, 16 * K);
+        lab.world.link("east", "west").heal();
+        lab.world.link("east", "north").heal();
+        lab.sleep(60_000).await;
+        let states: Vec<_> = lab.view().images.into_iter().map(|image| image.state).collect();
+        assert_eq!(states, ["SYNCHRONIZED"; 3]);
+        lab.assert_equal();
+        for lu in 0..LUS {
+            assert!(lab.north.media[lu].view() == lab.east.media[lu].view());
+        }
+        let known = lab.north.record().unwrap();
+        assert_eq!(known.secondaries.len(), 2, "every member has the whole database (R-DB-1)");
+        assert_eq!(known.configuration, lab.east.record().unwrap().configuration);
+    });
+}
+
+#[test]
+fn a_set_stops_as_one() {
+    Lab::run(21, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        lab.west.media[0].fail_writes.set(true);
+        lab.write(0, 0, 4 * K, 1).await.unwrap();
+        // Depends on the write before, and goes to a LU whose image works.
+        lab.write(1, 0, 4 * K, 2).await.unwrap();
+        assert_eq!(lab.west.media[1].view()[..4096], [0; 4096], "B-2");
+        lab.west.media[0].fail_writes.set(false);
+        lab.reach("SYNCHRONIZED").await;
+        lab.assert_equal();
+    });
+}
+
+#[test]
+fn a_member_with_a_newer_configuration_is_left_alone() {
+    Lab::run(22, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        let past = lab.east.vault.snapshot();
+        let more = attributes(&[("minimum_images_required", "1")]);
+        for _ in 0..5 {
+            let more = more.clone();
+            lab.order(|service| async move { service.set(NAME, None, &more).await }).await.unwrap();
+        }
+        lab.east.kill();
+        lab.east.vault.restore(past);
+        lab.east.start(&lab.world).await;
+        lab.write(0, 0, 4 * K, 1).await.unwrap();
+        lab.sleep(20_000).await;
+        let image = lab.view().images[1].clone();
+        assert!(image.fractured, "a vault from the past must not overwrite (I9)");
+        let why = lab.order(|service| async move { service.why(NAME).await }).await.unwrap();
+        assert!(why.iter().any(|line| line.contains("newer configuration")), "{why:?}");
+        assert_eq!(lab.west.media[0].view()[..4096], [0; 4096]);
     });
 }

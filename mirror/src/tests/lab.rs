@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use twinlun_block::{
-    BlockError, BlockLayer, BlockRequest, BlockResult, BlockSize, ByteRange, Geometry, MetaError, MetaLog, MetaStore,
-    Payload, UnmapSupport,
+    BlockError, BlockLayer, BlockRequest, BlockResult, BlockSize, ByteRange, Geometry, MetaError, MetaLog,
+    MetaStore, Payload, UnmapSupport,
 };
 use twinlun_io::Shard;
 use twinlun_io::sim::{Process, Rng, World, WorldHandle, WorldOptions};
@@ -68,7 +68,8 @@ impl Medium {
         for sector in sectors {
             if self.unflushed.borrow_mut().remove(&sector) {
                 let at = (sector * SECTOR) as usize;
-                self.durable.borrow_mut()[at..at + SECTOR as usize].copy_from_slice(&view[at..at + SECTOR as usize]);
+                self.durable.borrow_mut()[at..at + SECTOR as usize]
+                    .copy_from_slice(&view[at..at + SECTOR as usize]);
             }
         }
     }
@@ -122,7 +123,9 @@ impl BlockLayer for RamLu {
             }
             BlockRequest::Write { range, data, fua } => (range, data.to_bytes(), fua),
             BlockRequest::Unmap { range } => (range, Bytes::from(vec![0; range.len() as usize]), false),
-            BlockRequest::WriteZeroes { range, fua, .. } => (range, Bytes::from(vec![0; range.len() as usize]), fua),
+            BlockRequest::WriteZeroes { range, fua, .. } => {
+                (range, Bytes::from(vec![0; range.len() as usize]), fua)
+            }
             BlockRequest::CompareAndWrite { .. } => return Err(bad),
         };
         // A write takes place bit by bit: a crash finds any part of it done.
@@ -148,6 +151,20 @@ pub(super) struct Vault {
     logs: RefCell<BTreeMap<String, BTreeMap<u32, Bytes>>>,
     pub(super) broken: Cell<bool>,
     pub(super) page_writes: Cell<u64>,
+}
+
+/// Content of a vault.
+type Content = (BTreeMap<String, Bytes>, BTreeMap<String, BTreeMap<u32, Bytes>>);
+
+impl Vault {
+    pub(super) fn snapshot(&self) -> Content {
+        (self.records.borrow().clone(), self.logs.borrow().clone())
+    }
+
+    pub(super) fn restore(&self, (records, logs): Content) {
+        self.records.replace(records);
+        self.logs.replace(logs);
+    }
 }
 
 #[derive(Clone)]
@@ -207,7 +224,15 @@ impl MetaLog for RamLog {
 
     async fn read(&self, page: u32) -> Result<Bytes, MetaError> {
         self.meta.check()?;
-        Ok(self.meta.vault.logs.borrow().get(&self.name).and_then(|log| log.get(&page)).cloned().unwrap_or_default())
+        Ok(self
+            .meta
+            .vault
+            .logs
+            .borrow()
+            .get(&self.name)
+            .and_then(|log| log.get(&page))
+            .cloned()
+            .unwrap_or_default())
     }
 
     async fn write(&self, pages: Vec<(u32, Bytes)>) -> Result<(), MetaError> {
@@ -231,7 +256,7 @@ pub(super) type Service = MirrorService<RamLu, RamMeta>;
 pub(super) struct Unit {
     pub(super) name: &'static str,
     ip: IpAddr,
-    peer: (&'static str, IpAddr),
+    peers: Vec<(&'static str, IpAddr)>,
     pub(super) media: Vec<Rc<Medium>>,
     pub(super) vault: Rc<Vault>,
     process: RefCell<Option<Process>>,
@@ -251,12 +276,12 @@ impl LuSource<RamLu> for Lus {
 }
 
 impl Unit {
-    fn new(name: &'static str, last: u8, peer: (&'static str, u8)) -> Rc<Self> {
+    fn new(name: &'static str, last: u8, peers: &[(&'static str, u8)]) -> Rc<Self> {
         let ip = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
         Rc::new(Self {
             name,
             ip: ip(last),
-            peer: (peer.0, ip(peer.1)),
+            peers: peers.iter().map(|(name, last)| (*name, ip(*last))).collect(),
             media: (0..LUS).map(|_| Medium::new()).collect(),
             vault: Rc::default(),
             process: RefCell::default(),
@@ -296,10 +321,14 @@ impl Unit {
             unit: self.name.into(),
             listen: Some(SocketAddr::new(self.ip, 7400)),
             key: LinkKey::new(b"0123456789abcdef".to_vec()).expect("long enough"),
-            peers: vec![PeerConfig {
-                unit: self.peer.0.into(),
-                addresses: vec![SocketAddr::new(self.peer.1, 7400)],
-            }],
+            peers: self
+                .peers
+                .iter()
+                .map(|(unit, ip)| PeerConfig {
+                    unit: (*unit).into(),
+                    addresses: vec![SocketAddr::new(*ip, 7400)],
+                })
+                .collect(),
             timing: Timing::default(),
             limits: Limits::default(),
         };
@@ -351,7 +380,10 @@ impl NameUuid for Uuid {
 }
 
 /// Runs a job inside a process; `None` when the process dies first.
-pub(super) async fn run_in<T: 'static>(process: &Process, job: impl Future<Output = T> + 'static) -> Option<T> {
+pub(super) async fn run_in<T: 'static>(
+    process: &Process,
+    job: impl Future<Output = T> + 'static,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     process.spawn(async move {
         let _ = sender.send(job.await);
@@ -359,10 +391,12 @@ pub(super) async fn run_in<T: 'static>(process: &Process, job: impl Future<Outpu
     receiver.await.ok()
 }
 
-/// Both units.
+/// The units.
 pub(super) struct Lab {
     pub(super) east: Rc<Unit>,
     pub(super) west: Rc<Unit>,
+    /// A third unit, for a second secondary; not started.
+    pub(super) north: Rc<Unit>,
     pub(super) world: WorldHandle,
 }
 
@@ -373,8 +407,9 @@ impl Lab {
     pub(super) fn run<F: Future<Output = ()>>(seed: u64, scenario: impl FnOnce(Rc<Lab>) -> F) {
         let world = World::new(seed, WorldOptions::default());
         let lab = Rc::new(Lab {
-            east: Unit::new("east", 1, ("west", 2)),
-            west: Unit::new("west", 2, ("east", 1)),
+            east: Unit::new("east", 1, &[("west", 2), ("north", 3)]),
+            west: Unit::new("west", 2, &[("east", 1)]),
+            north: Unit::new("north", 3, &[("east", 1)]),
             world: world.handle(),
         });
         let main = async {
@@ -409,9 +444,13 @@ impl Lab {
     }
 
     pub(super) async fn add_secondary(&self, synchronized: bool) {
+        self.add_secondary_on("west", synchronized).await;
+    }
+
+    pub(super) async fn add_secondary_on(&self, unit: &'static str, synchronized: bool) {
         let lus: Vec<String> = (0..LUS).map(|lu| format!("lu{lu}")).collect();
         let added = self
-            .order(|service| async move { service.add_secondary(NAME, "west", &lus, synchronized).await })
+            .order(|service| async move { service.add_secondary(NAME, unit, &lus, synchronized).await })
             .await;
         added.expect("added");
     }
@@ -475,6 +514,9 @@ impl Lab {
             load(&intent_name(record.uuid, lu), &mut open, intent::MAGIC);
             named.union_coarse(&open);
             let (a, b) = (self.east.media[lu].durable.borrow(), self.west.media[lu].durable.borrow());
+            if *a == *b {
+                continue;
+            }
             for at in (0..SIZE).step_by(SECTOR as usize) {
                 let range = at as usize..(at + SECTOR) as usize;
                 if a[range.clone()] != b[range] {
