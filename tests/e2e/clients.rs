@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 const SHORT: Duration = Duration::from_secs(30);
 
 /// The cases of this room.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("libiscsi_tools", LIMIT, libiscsi_tools),
         Case::new("qemu_tools_on_a_mirrored_lun", LIMIT, qemu_tools),
@@ -29,7 +29,7 @@ async fn libiscsi_tools(folder: PathBuf) -> Outcome {
     }
     let mut unit = single(&folder, SIZE, json!({})).await?;
     let listed = run("iscsi-ls", ["-s", &format!("iscsi://{}", unit.portal())], SHORT).await?;
-    for word in [unit.target().as_str(), "Lun:0", "256M"] {
+    for word in [unit.target().as_str(), "Lun:0", "DIRECT_ACCESS"] {
         check(listed.contains(word), &format!("iscsi-ls does not show {word}: {listed}"))?;
     }
     let inquiry = run("iscsi-inq", [unit.url(0)], SHORT).await?;

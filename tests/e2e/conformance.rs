@@ -26,7 +26,7 @@ const SKIPS: [(&str, &str); 8] = [
 ];
 
 /// The cases of this room.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("conformance_thick_512", LIMIT, |folder| unmirrored(folder, json!({}))),
         Case::new("conformance_thin_4096_no_cache", LIMIT, |folder| {

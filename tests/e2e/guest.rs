@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_secs(20);
 const LU_SIZE: u64 = 1 << 30;
 const POLL: Duration = Duration::from_millis(100);
 /// Word on the command line that says: this is the program inside the namespace.
-pub const INSIDE: &str = "inside-namespace";
+pub(crate) const INSIDE: &str = "inside-namespace";
 
 /// What happens to the mirror while the guest writes.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ const CASES: [(&str, Fault, &str); 3] = [
 ];
 
 /// The cases of this room.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     CASES.iter().map(|(name, ..)| Case::new(*name, LIMIT, |folder| outside(name, folder))).collect()
 }
 
@@ -47,7 +47,7 @@ async fn outside(name: &'static str, folder: PathBuf) -> Outcome {
         return Ok(Verdict::Skipped("needs root for a network namespace".into()));
     }
     if let Some(reason) =
-        missing(&["linux.uml", "ip", "iscsid", "iscsiadm", "fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"])
+        missing(&["linux.uml", "cc", "ip", "iscsid", "iscsiadm", "fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"])
     {
         return Ok(Verdict::Skipped(reason));
     }
@@ -89,7 +89,7 @@ async fn in_namespace(namespace: &str, name: &str, folder: &Path) -> Outcome {
 }
 
 /// The program inside the namespace.
-pub fn inside(name: &str, folder: &Path) -> ExitCode {
+pub(crate) fn inside(name: &str, folder: &Path) -> ExitCode {
     let work = async {
         let (_, fault, filesystem) = CASES.iter().find(|(case, ..)| *case == name).ok_or("no such case")?;
         scenario(*fault, filesystem, folder).await
@@ -173,6 +173,7 @@ impl Guest {
         let init = job.join("init.sh");
         std::fs::write(&init, include_str!("guest/init.sh"))?;
         std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
+        let shim = build_shim(folder)?;
         let console = folder.join("console.log");
         let log = std::fs::File::create(&console)?;
         let child = Command::new(find("linux.uml").ok_or("linux.uml is not installed")?)
@@ -182,6 +183,7 @@ impl Guest {
             .arg(format!("init={}", init.display()))
             .arg(format!("job={}", job.display()))
             .env("TMPDIR", folder)
+            .env("LD_PRELOAD", shim)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -221,6 +223,18 @@ impl Guest {
         let end = lines[lines.len().saturating_sub(30)..].join("\n    ");
         format!("{what}; its console ends with\n    {end}").into()
     }
+}
+
+/// What user-mode-linux needs on processors with large vector registers; `guest/xstate.c` says why. A linker for Rust is a compiler for C.
+fn build_shim(folder: &Path) -> Result<PathBuf, Failure> {
+    let (source, shim) = (folder.join("xstate.c"), folder.join("xstate.so"));
+    std::fs::write(&source, include_str!("guest/xstate.c"))?;
+    let built = std::process::Command::new("cc")
+        .args(["-O2", "-shared", "-fPIC", "-o"])
+        .arg(&shim)
+        .arg(&source)
+        .output()?;
+    if built.status.success() { Ok(shim) } else { Err(String::from_utf8_lossy(&built.stderr).into()) }
 }
 
 impl Drop for Guest {

@@ -12,12 +12,12 @@ use crate::runner::Failure;
 
 const POLL: Duration = Duration::from_millis(50);
 /// Name of the mirrored LU on both units.
-pub const LU: &str = "db";
+pub(crate) const LU: &str = "db";
 /// Name of the mirror.
-pub const MIRROR: &str = "m";
+pub(crate) const MIRROR: &str = "m";
 
 /// A unit with one LU for any host, unmirrored.
-pub async fn single(folder: &Path, size: u64, lu: Value) -> Result<StageArray, Failure> {
+pub(crate) async fn single(folder: &Path, size: u64, lu: Value) -> Result<StageArray, Failure> {
     let unit = StageArray::start(folder, UnitConfig::new("solo", 2, disk_size(size))).await?;
     let mut order = json!({"name": LU, "size": size, "raid": "1"});
     for (key, value) in lu.as_object().into_iter().flatten() {
@@ -34,19 +34,19 @@ fn disk_size(lu: u64) -> u64 {
 }
 
 /// A primary, a secondary, and what joins them.
-pub struct Pair {
+pub(crate) struct Pair {
     folder: PathBuf,
     /// Holds the primary image.
-    pub east: StageArray,
+    pub(crate) east: StageArray,
     /// Holds the secondary image.
-    pub west: StageArray,
+    pub(crate) west: StageArray,
     /// Between them.
-    pub cable: Cable,
+    pub(crate) cable: Cable,
 }
 
 impl Pair {
     /// Builds both units and waits until the images are in step. `portal` is where the primary serves hosts.
-    pub async fn build(
+    pub(crate) async fn build(
         folder: &Path,
         size: u64,
         portal: Option<std::net::SocketAddr>,
@@ -74,7 +74,7 @@ impl Pair {
     }
 
     /// The secondary image as the primary sees it.
-    pub async fn secondary(&self) -> Result<Value, Failure> {
+    pub(crate) async fn secondary(&self) -> Result<Value, Failure> {
         let mirror = self.east.client().get(&format!("/v1/mirrors/{MIRROR}")).await?;
         let images = mirror["images"].as_array().cloned().unwrap_or_default();
         let found = images.into_iter().find(|image| image["designator"] == "secondary");
@@ -82,7 +82,7 @@ impl Pair {
     }
 
     /// Waits for a state of the secondary.
-    pub async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         what: &str,
         limit: Duration,
@@ -104,7 +104,7 @@ impl Pair {
     }
 
     /// Waits until the secondary misses nothing and no write is under way.
-    pub async fn wait_in_step(&self, limit: Duration) -> Result<Value, Failure> {
+    pub(crate) async fn wait_in_step(&self, limit: Duration) -> Result<Value, Failure> {
         let synchronized = |image: &Value| {
             image["fractured"] == false && image["dirty_bytes"] == 0 && image["state"] == "SYNCHRONIZED"
         };
@@ -112,7 +112,7 @@ impl Pair {
     }
 
     /// Stops both units and compares the images by reading both arrays, without the mirror's bookkeeping.
-    pub async fn stop_and_compare(mut self) -> Result<(), Failure> {
+    pub(crate) async fn stop_and_compare(mut self) -> Result<(), Failure> {
         self.east.stop().await?;
         self.west.stop().await?;
         let configs = [self.east.config_path(), self.west.config_path()];

@@ -10,25 +10,25 @@ use tokio::process::Command;
 use crate::runner::Failure;
 
 /// Where a program is, if it is installed.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// The reason to skip when one of the programs is missing.
-pub fn missing(programs: &[&str]) -> Option<String> {
+pub(crate) fn missing(programs: &[&str]) -> Option<String> {
     let missing: Vec<_> = programs.iter().filter(|program| find(program).is_none()).copied().collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }
 
 /// Whether this process may make network namespaces and devices.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
 }
 
 /// Runs a program to its end, whatever its exit status.
-pub async fn output<I, S>(program: &str, arguments: I, limit: Duration) -> Result<Output, Failure>
+pub(crate) async fn output<I, S>(program: &str, arguments: I, limit: Duration) -> Result<Output, Failure>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
@@ -40,7 +40,7 @@ where
 }
 
 /// Runs a program that must succeed; answers with its stdout.
-pub async fn run<I, S>(program: &str, arguments: I, limit: Duration) -> Result<String, Failure>
+pub(crate) async fn run<I, S>(program: &str, arguments: I, limit: Duration) -> Result<String, Failure>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// What became of a case that did not fail.
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It did everything it says.
     Passed,
     /// It cannot run here, for this reason.
@@ -16,13 +16,13 @@ pub enum Verdict {
 }
 
 /// Why a case failed.
-pub type Failure = Box<dyn std::error::Error>;
+pub(crate) type Failure = Box<dyn std::error::Error>;
 /// The result of a case.
-pub type Outcome = Result<Verdict, Failure>;
+pub(crate) type Outcome = Result<Verdict, Failure>;
 type Body = Box<dyn FnOnce(PathBuf) -> Pin<Box<dyn Future<Output = Outcome>>>>;
 
 /// One case.
-pub struct Case {
+pub(crate) struct Case {
     name: String,
     limit: Duration,
     body: Body,
@@ -30,7 +30,11 @@ pub struct Case {
 
 impl Case {
     /// A case that gets a folder of its own and has `limit` to finish.
-    pub fn new<F>(name: impl Into<String>, limit: Duration, body: impl FnOnce(PathBuf) -> F + 'static) -> Self
+    pub(crate) fn new<F>(
+        name: impl Into<String>,
+        limit: Duration,
+        body: impl FnOnce(PathBuf) -> F + 'static,
+    ) -> Self
     where
         F: Future<Output = Outcome> + 'static,
     {
@@ -39,7 +43,7 @@ impl Case {
 }
 
 /// Runs the cases that the arguments pick.
-pub fn run(cases: Vec<Case>) -> ExitCode {
+pub(crate) fn run(cases: Vec<Case>) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     if std::env::args().any(|arg| arg == "--list") {
         cases.iter().for_each(|case| println!("{}: test", case.name));

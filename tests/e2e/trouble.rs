@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(20);
 
 /// The cases of this room.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("wrong_configuration_is_named", LIMIT, wrong_configuration),
         Case::new("second_daemon_is_refused", LIMIT, second_daemon),

@@ -204,8 +204,11 @@ impl HostConnection {
                 Poll::Ready(Err(_)) => return Poll::Ready(self.closed.get().unwrap_or(CloseReason::Local)),
                 _ => {}
             }
-            let unblocked = received == Received::Blocked && outbox.len() < SEND_HIGH_WATER;
-            if self.tick(cx, timer) || (unblocked && !self.core.borrow().is_closing()) {
+            let unblocked = received == Received::Blocked
+                && outbox.len() < SEND_HIGH_WATER
+                && self.core.borrow().wants_input()
+                && !self.core.borrow().is_closing();
+            if self.tick(cx, timer) || unblocked {
                 continue;
             }
             if received == Received::MaybeMore {
@@ -221,7 +224,7 @@ impl HostConnection {
         let directory = DirectoryView { processor: &self.processor, local: self.stream.local_address() };
         for _ in 0..RECEIVES_PER_TURN {
             let mut core = self.core.borrow_mut();
-            if core.is_closing() || outbox.len() >= SEND_HIGH_WATER {
+            if core.is_closing() || !core.wants_input() || outbox.len() >= SEND_HIGH_WATER {
                 return Received::Blocked;
             }
             let buffer = core.buffer();
