@@ -19,7 +19,7 @@ pub(crate) const MIRROR: &str = "m";
 /// A unit with one LU for any host, unmirrored.
 pub(crate) async fn single(folder: &Path, size: u64, lu: Value) -> Result<StageArray, Failure> {
     let unit = StageArray::start(folder, UnitConfig::new("solo", 2, disk_size(size))).await?;
-    let mut order = json!({"name": LU, "size": size, "raid": "1"});
+    let mut order = json!({"name": LU, "size": size, "raid": "1", "thin": true});
     for (key, value) in lu.as_object().into_iter().flatten() {
         order[key] = value.clone();
     }
@@ -62,7 +62,7 @@ impl Pair {
         let east = StageArray::start(folder, east).await?;
         let west = StageArray::start(folder, west).await?;
         for unit in [&east, &west] {
-            unit.client().post("/v1/lus", json!({"name": LU, "size": size, "raid": "1"})).await?;
+            unit.client().post("/v1/lus", json!({"name": LU, "size": size, "raid": "1", "thin": true})).await?;
             unit.client().post(&format!("/v1/lus/{LU}/map"), json!({"host": "any", "lun": 0})).await?;
         }
         east.client().post("/v1/mirrors", json!({"name": MIRROR, "lus": [LU]})).await?;
