@@ -102,12 +102,14 @@ impl MissMap {
 
     /// The secondary is lost: what it may not have flushed has to be copied again.
     pub(crate) fn lost(&mut self) {
-        let empty = RegionMap::new(self.layout());
         for generation in 0..2 {
-            let unflushed = std::mem::replace(&mut self.unflushed[generation], empty.clone());
-            if !planted(Bug::ForgetUnflushed) {
-                self.add(|dirty| dirty.union(&unflushed));
+            for page in 0..self.pages() {
+                self.stale[page as usize] |= self.unflushed[generation].marked_on(page) > 0;
             }
+            if !planted(Bug::ForgetUnflushed) {
+                self.dirty.union(&self.unflushed[generation]);
+            }
+            self.unflushed[generation].clear();
         }
     }
 

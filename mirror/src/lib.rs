@@ -10,7 +10,7 @@
 //! | `decide`, `state` | who may resynchronise whom, and the states: tables, enumerated in tests |
 //! | `primary::attach`, `resync`, `settle` | bringing a secondary into service, copying, emptying the intent log |
 //! | `secondary`, `members` | the other end |
-//! | `record`, `database` | the mirror database |
+//! | `record`, `database`, `registry` | the mirror database, and what this unit is in each mirror |
 //! | [`link`] | the channel between units |
 //!
 //! Everything lives on one shard. Decisions are taken without awaiting between looking and acting; comments say where that
@@ -26,6 +26,8 @@ mod error;
 mod events;
 mod flights;
 mod fracture;
+#[doc(hidden)]
+pub mod fuzz;
 mod intent;
 mod layer;
 pub mod link;
@@ -35,6 +37,7 @@ mod primary;
 mod protocol;
 mod record;
 mod region;
+mod registry;
 mod secondary;
 mod service;
 mod signal;

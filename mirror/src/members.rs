@@ -13,8 +13,8 @@ use crate::layer::Role;
 use crate::link::{DataStatus, Handler, Request, Response};
 use crate::protocol::{Answer, Ask};
 use crate::record::{LocalRecord, LuRecord, MirrorRecord, SecondaryRecord, local_key, record_key};
+use crate::registry::{Inner, Member, lu_records};
 use crate::secondary::Secondary;
-use crate::service::{Inner, Member, lu_records};
 use crate::state::Relation;
 
 /// Carries out the requests of peers.

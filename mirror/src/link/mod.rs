@@ -16,6 +16,8 @@ mod config;
 mod connection;
 mod dial;
 mod establish;
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod listen;
 mod message;

@@ -164,10 +164,9 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     async fn wait_for_leave(&self, at: &Rc<Attachment>, place: &Place) {
         if self.state.get() == MirrorState::Inactive {
             let mut over = std::pin::pin!(at.ended());
-            let mut active =
-                std::pin::pin!(self.signal.until(|| {
-                    (self.state.get() != MirrorState::Inactive || self.closed.get()).then_some(())
-                }));
+            let mut active = std::pin::pin!(self.signal.until(|| {
+                (self.state.get() != MirrorState::Inactive || self.closed.get()).then_some(())
+            }));
             futures_util::future::select(&mut over, &mut active).await;
         }
         if !place.is_next() {
