@@ -154,8 +154,12 @@ pub(crate) fn verify(c: &mut Context<'_>) -> Run {
 pub(crate) fn compare_and_write(c: &mut Context<'_>) -> Run {
     let range = c.transfer()?;
     let fua = c.fua();
-    if range.is_empty() {
+    if range.is_empty() && c.data_out.is_empty() {
         return c.nothing_to_do();
+    }
+    if range.is_empty() {
+        // Data for no blocks: the host meant 256, which the field cannot say and MAXIMUM COMPARE AND WRITE LENGTH excludes.
+        return Err(Sense::cdb_field(c.row.span.length_byte(), None).into());
     }
     let data = c.exact_data(2 * range.len())?;
     let half = range.len() as usize;
@@ -199,7 +203,9 @@ pub(crate) fn write_same(c: &mut Context<'_>) -> Run {
     let data = if no_data { Payload::new() } else { c.exact_data(block)? };
     // Every write of the pattern is durable by itself under WCE off; no FUA bit exists for WRITE SAME.
     let fua = !c.lu.mode.current.wce;
-    if data.is_zero() {
+    // A host that asks for unmapping gives the blocks up, whatever it sends along; they read as zeros (LBPRZ). Linux's own target has it so,
+    // and conformance suites expect it, where SBC-4 would have other data written.
+    if unmap || data.is_zero() {
         let request = |range| BlockRequest::WriteZeroes { range, fua, may_unmap: unmap };
         return c
             .io(Plan::Long(Box::new(Long::Sequence { requests: in_steps(range, request), write: true })));

@@ -1,6 +1,6 @@
 //! libiscsi's conformance suite: every test by itself, verdicts parsed, skips counted as skips.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,21 +8,26 @@ use serde_json::json;
 
 use crate::pair::{Pair, single};
 use crate::process::{missing, output, run};
-use crate::runner::{Case, Outcome, Verdict};
+use crate::runner::{Case, Failure, Outcome, Verdict};
 
 const SIZE: u64 = 256 << 20;
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Tests that may be skipped, by the beginning of their names, with the reason. Everything else must pass.
-const SKIPS: [(&str, &str); 8] = [
+const SKIPS: [(&str, &str); 13] = [
     ("ALL.ExtendedCopy", "EXTENDED COPY comes with the issue about every command"),
     ("ALL.ReceiveCopyResults", "EXTENDED COPY comes with the issue about every command"),
     ("ALL.Sanitize", "SANITIZE comes with the issue about every command"),
     ("ALL.WriteAtomic16", "WRITE ATOMIC comes with the issue about every command"),
-    ("ALL.MultipathIO", "needs a second path; one SP with one portal here"),
-    ("ALL.CompareAndWrite.InvalidDataOutSize", "skipped by the tool for targets with immediate data"),
+    ("ALL.MultipathIO", "needs a second path"),
+    ("ALL.CompareAndWrite.InvalidDataOutSize", "needs a target without immediate data"),
     ("ALL.NoMedia", "the medium cannot be removed"),
+    ("ALL.PreventAllow", "the medium cannot be removed"),
+    ("ALL.StartStopUnit", "the medium cannot be removed"),
     ("ALL.ReadOnly", "the LU is not write protected"),
+    ("ALL.WriteSame", "needs unmapping, or several logical blocks per physical block"),
+    ("ALL.Unmap", "needs a thin LU"),
+    ("ALL.GetLBAStatus", "needs a thin LU"),
 ];
 
 /// The cases of this room.
@@ -64,9 +69,10 @@ enum Test {
     Failed,
 }
 
+/// Failures come from one run of the whole family: some tests expect what an earlier one has left in the tool. Skips come from a run of each
+/// test by itself, because the tool counts a skip as a pass and does not name it.
 async fn suite(url: &str) -> Outcome {
     let list = run("iscsi-test-cu", ["-l"], Duration::from_secs(10)).await?;
-    // Every test is in the family ALL; the other families only select from it.
     let tests: Vec<_> = list
         .lines()
         .map(str::trim)
@@ -75,42 +81,50 @@ async fn suite(url: &str) -> Outcome {
     if tests.len() < 200 {
         return Err(format!("the tool lists only {} tests", tests.len()).into());
     }
+    let family = text(&["-d", "-S", "-n", "-V", "-t", "ALL", url]).await?;
+    let failed = failures(&family)?;
     let mut counts: BTreeMap<Test, usize> = BTreeMap::new();
     let mut complaints = Vec::new();
     for test in &tests {
-        let arguments = ["-d", "-S", "-n", "-V", "-t", test, url];
-        let output = output("iscsi-test-cu", arguments, Duration::from_secs(60)).await?;
-        let text =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        let verdict = judge(&text);
+        let verdict = if failed.contains(*test) {
+            Test::Failed
+        } else if text(&["-d", "-S", "-n", "-V", "-t", test, url]).await?.contains("[SKIPPED]") {
+            Test::Skipped
+        } else {
+            Test::Passed
+        };
         *counts.entry(verdict).or_default() += 1;
         let excused = SKIPS.iter().any(|(prefix, _)| test.starts_with(prefix));
         if verdict == Test::Failed || (verdict == Test::Skipped && !excused) {
-            let reason = text
-                .lines()
-                .filter(|l| l.contains("[FAILED]") || l.contains("[SKIPPED]") || l.contains("CU_ASSERT"));
-            let reason: Vec<_> = reason.take(4).map(str::trim).collect();
-            complaints.push(format!("{verdict:?} {test}: {}", reason.join(" | ")));
+            complaints.push(format!("{verdict:?} {test}"));
         }
     }
     println!("  iscsi-test-cu: {} tests: {counts:?}", tests.len());
     if complaints.is_empty() { Ok(Verdict::Passed) } else { Err(complaints.join("\n    ").into()) }
 }
 
-/// The tool's exit status says nothing, and it counts a skip as a pass; its summary and its skip marks tell.
-fn judge(text: &str) -> Test {
+async fn text(arguments: &[&str]) -> Result<String, Failure> {
+    let output = output("iscsi-test-cu", arguments, Duration::from_secs(120)).await?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+/// The tests that the tool says have failed. Its exit status says nothing; its summary must agree with the list.
+fn failures(text: &str) -> Result<BTreeSet<String>, Failure> {
+    let named = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix("Suite ")?.strip_suffix(" had failures:")?;
+        let (suite, test) = rest.split_once(", Test ")?;
+        Some(format!("ALL.{suite}.{test}"))
+    });
+    let named: BTreeSet<String> = named.collect();
     let row = text.lines().find(|line| line.trim_start().starts_with("tests "));
-    let numbers: Vec<u32> =
+    let numbers: Vec<usize> =
         row.into_iter().flat_map(str::split_whitespace).filter_map(|word| word.parse().ok()).collect();
     // Total, ran, passed, failed, inactive.
     match numbers.as_slice() {
-        [_, ran, passed, 0, ..] if *ran >= 1 && passed == ran => {
-            if text.contains("[SKIPPED]") {
-                Test::Skipped
-            } else {
-                Test::Passed
-            }
+        [_, ran, _, failed, ..] if *ran >= 200 && *failed == named.len() => Ok(named),
+        _ => {
+            Err(format!("the tool's summary cannot be believed: {row:?}, {} failures named", named.len())
+                .into())
         }
-        _ => Test::Failed,
     }
 }

@@ -62,7 +62,9 @@ impl Pair {
         let east = StageArray::start(folder, east).await?;
         let west = StageArray::start(folder, west).await?;
         for unit in [&east, &west] {
-            unit.client().post("/v1/lus", json!({"name": LU, "size": size, "raid": "1", "thin": true})).await?;
+            unit.client()
+                .post("/v1/lus", json!({"name": LU, "size": size, "raid": "1", "thin": true}))
+                .await?;
             unit.client().post(&format!("/v1/lus/{LU}/map"), json!({"host": "any", "lun": 0})).await?;
         }
         east.client().post("/v1/mirrors", json!({"name": MIRROR, "lus": [LU]})).await?;

@@ -109,8 +109,8 @@ pub async fn watch_mirror(cli: &Cli, client: &Client, name: &str) -> Result<(), 
         let view = client.get(&format!("/v1/mirrors/{}", segment(name))).await?;
         if view != shown {
             match cli.output {
-                Output::Json => println!("{view}"),
-                Output::Table => println!("{}\n", show::mirror(&view)),
+                Output::Json => show::emit(&view.to_string()),
+                Output::Table => show::emit(&(show::mirror(&view) + "\n")),
             }
             shown = view;
         }
@@ -126,8 +126,8 @@ pub async fn events(cli: &Cli, client: &Client) -> Result<(), Problem> {
         for item in answer["items"].as_array().into_iter().flatten() {
             after = after.max(item["sequence"].as_u64().unwrap_or(0));
             match cli.output {
-                Output::Json => println!("{item}"),
-                Output::Table => println!("{}", show::event(item)),
+                Output::Json => show::emit(&item.to_string()),
+                Output::Table => show::emit(&show::event(item)),
             }
         }
         if after == 0 {

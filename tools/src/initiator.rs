@@ -320,6 +320,11 @@ impl Session {
         }
     }
 
+    /// Closes the connection without a word; whoever waits learns that the session is over.
+    pub fn close(&self) {
+        self.handle.shared.stream.shutdown();
+    }
+
     /// Logs out and closes.
     pub async fn logout(&self) -> Result<(), SessionError> {
         let tag = self.new_tag();

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use twinlun_api::{Problem, ProblemKind};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,11 +38,23 @@ fn run(cli: &Cli) -> Result<(), Problem> {
             Ok(())
         }
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder).map_err(failed),
-        Command::Load(args) => twinlun::load::run(args).map_err(|error| failed(std::io::Error::other(error))),
+        Command::Load(args) => load(cli, args),
         Command::Offline(command) => offline::run(command),
         Command::Demo(args) => block_on(demo::run(args)),
         _ => block_on(verbs::run(cli)),
     }
+}
+
+fn load(cli: &Cli, args: &twinlun::load::LoadArgs) -> Result<(), Problem> {
+    let report = twinlun::load::measure(args).map_err(|error| failed(std::io::Error::other(error)))?;
+    match cli.output {
+        Output::Table => show::emit(report.to_string().trim_end()),
+        Output::Json => {
+            let versioned = twinlun_api::Versioned::new(report);
+            show::emit(&serde_json::to_string_pretty(&versioned).map_err(|error| failed(error.into()))?);
+        }
+    }
+    Ok(())
 }
 
 fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {

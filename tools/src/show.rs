@@ -1,6 +1,6 @@
 //! Answers on the terminal.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
@@ -13,8 +13,17 @@ use crate::cli::{
 /// Prints an answer: data to stdout, nothing else.
 pub fn print(output: Output, command: &Command, answer: &Value) {
     match output {
-        Output::Json => println!("{answer:#}"),
-        Output::Table => println!("{}", text(command, answer)),
+        Output::Json => emit(&format!("{answer:#}")),
+        Output::Table => emit(&text(command, answer)),
+    }
+}
+
+/// Writes one piece of data to stdout. A reader that has seen enough and gone away is no error.
+pub fn emit(text: &str) {
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{text}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("twinlun: stdout cannot be written: {error}");
     }
 }
 

@@ -72,13 +72,6 @@ pub enum LoadError {
     },
 }
 
-/// Runs the load on a shard of its own and prints the report for people.
-pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
-    let report = measure(args)?;
-    print!("{report}");
-    Ok(())
-}
-
 /// Runs the load on a shard of its own.
 pub fn measure(args: &LoadArgs) -> Result<Report, LoadError> {
     let address = resolve(&args.url)?;
