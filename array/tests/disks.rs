@@ -395,3 +395,38 @@ fn a_vault_that_is_full_says_so_and_keeps_what_it_has() {
         assert!(put(&vault, "k", 4).await);
     });
 }
+
+/// The loss of a disk is recorded before the write that it missed is answered: a crash right after cannot bring the disk
+/// back as a good copy, even as the one that others are made equal to.
+#[test]
+fn a_disk_that_missed_an_answered_write_is_not_believed_after_a_crash() {
+    for seed in 0..8 {
+        let world = world(seed);
+        let handle = world.handle();
+        let process = process(&world);
+        let shard = process.shard();
+        let answered = Rc::new(std::cell::Cell::new(false));
+        let (life, told) = (process.clone(), answered.clone());
+        process.spawn(async move {
+            let array = open(shard.clone(), 0..2).await.expect("opens");
+            let lu = bind(&array, Raid::Raid1).await;
+            write(&lu, 0, vec![1; 4096], true).await.expect("writes");
+            let faulty = (seed % 2) as usize;
+            handle.disk(&path(faulty)).fail_writes(ByteRange::new(4 * MIB, SIZE));
+            write(&lu, 0, vec![2; 4096], true).await.expect("the other copy has it");
+            told.set(true);
+            life.power_cut();
+        });
+        world.run_for(Duration::from_secs(5)).expect("the world goes on");
+        assert!(answered.get());
+        (0..2).for_each(|disk| world.disk(&path(disk)).heal());
+        run(&world, async move |shard| {
+            let array = open(shard, 0..2).await.expect("opens");
+            let lu = array.lu_by_name("data").expect("it is bound");
+            for _ in 0..4 {
+                assert_eq!(read(&lu, 0, 4096).await.expect("reads"), vec![2; 4096]);
+            }
+            assert_eq!(lu.info().state, LuState::Degraded);
+        });
+    }
+}
