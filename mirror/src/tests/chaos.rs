@@ -331,7 +331,7 @@ fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in Bug::ALL {
         plant(Some(bug));
-        let found = (0..60).find(|seed| std::panic::catch_unwind(|| run(*seed)).is_err());
+        let found = (0..150).find(|seed| std::panic::catch_unwind(|| run(*seed)).is_err());
         plant(None);
         println!("{bug:?}: found by seed {found:?}");
         if found.is_none() {
