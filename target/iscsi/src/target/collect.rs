@@ -141,7 +141,8 @@ impl Collect {
             doom: fault.map(Doom::Fault),
         };
         if !is_final {
-            this.open(TransferTag::RESERVED, immediate as u32, unsolicited_end);
+            // Too much immediate data ends the command, but not what the initiator still sends for it.
+            this.open(TransferTag::RESERVED, unsolicited_end.min(immediate as u32), unsolicited_end);
         }
         this
     }

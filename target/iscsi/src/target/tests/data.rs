@@ -169,6 +169,19 @@ fn wrong_amounts_of_unsolicited_data() {
     });
 }
 
+/// Found by fuzzing: what still came behind immediate data beyond FirstBurstLength was counted below zero.
+#[test]
+fn data_behind_too_much_immediate_data_is_waited_for() {
+    for expected in [4096, 600] {
+        faulty("InitialR2T=No FirstBurstLength=512", AMOUNT, |host| {
+            let command = host.write(1, expected, &[0; 1024], false);
+            host.send(command);
+            assert!(host.receive().is_empty(), "the F bit has not come");
+            host.send(data_out(1, UNSOLICITED, 0, 1024, &[0; 512], true));
+        });
+    }
+}
+
 fn first_r2t(host: &mut Host, len: u32) -> TransferTag {
     let command = host.write(1, len, &[], true);
     host.send(command);
