@@ -92,8 +92,16 @@ impl Options {
         Ok(options)
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.names.is_empty() || self.names.iter().any(|word| name.contains(word.as_str()))
+    /// A word that is a target's whole name means that one, any other word all that contain it.
+    fn wants(&self, name: &str, all: &[Target]) -> bool {
+        let means = |word: &String| {
+            if all.iter().any(|target| target.name == word) {
+                name == word
+            } else {
+                name.contains(word.as_str())
+            }
+        };
+        self.names.is_empty() || self.names.iter().any(means)
     }
 }
 
@@ -124,7 +132,7 @@ pub(crate) fn run(targets: &[Target], options: &Options) -> ExitCode {
     }));
     let watch = Watch::start();
     let (mut passed, mut failed, mut total) = (0, 0, 0);
-    for target in targets.iter().filter(|target| options.wants(target.name)) {
+    for target in targets.iter().filter(|target| options.wants(target.name, targets)) {
         let failure = match &options.input {
             Some(input) => execute(target, input, &watch).err(),
             None => campaign(target, options, &watch, &mut total),
