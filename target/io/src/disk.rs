@@ -135,7 +135,7 @@ impl Disk {
             Backend::Real(disk) => disk.write(offset, data, durability).await,
             Backend::Sim(disk) => disk.write(offset, data, durability).await,
         };
-        if durability == Durability::Stable && matches!(done, Err(DiskError::Flush { .. })) {
+        if matches!(done, Err(DiskError::Flush { .. })) {
             self.inner.latched.set(true);
         }
         // A flush that failed while this write was under way may have dropped it.
@@ -174,10 +174,15 @@ impl Disk {
     /// Whether a failed flush has ended all acknowledgements.
     pub fn is_latched(&self) -> bool {
         self.inner.latched.get()
+            || match &self.inner.backend {
+                // It may know of a failure whose flow was dropped before it could hear of it.
+                Backend::Real(disk) => disk.is_suspect(),
+                Backend::Sim(_) => false,
+            }
     }
 
     fn refuse_when_latched(&self) -> Result<(), DiskError> {
-        if self.inner.latched.get() {
+        if self.is_latched() {
             return Err(DiskError::Flush { reason: "an earlier flush failed".into() });
         }
         Ok(())

@@ -41,6 +41,14 @@ impl Shard {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn real_engine(&self) -> crate::real::Engine {
+        match &self.engine {
+            Engine::Real(shard) => shard.engine.clone(),
+            Engine::Sim(_) => panic!("a simulated shard has no real engine"),
+        }
+    }
+
     /// Monotonic time. On the real engines this is read once per wake-up of the shard, or costs one vDSO call.
     pub fn now(&self) -> Instant {
         match &self.engine {

@@ -3,14 +3,18 @@
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use twinlun_block::{ByteRange, Payload};
 use twinlun_io::sim::{World, WorldOptions};
-use twinlun_io::{Disk, DiskError, DiskOptions, Durability, EngineChoice, Shard, TimedOut, run_shard};
+use twinlun_io::{
+    Disk, DiskError, DiskOptions, Durability, EngineChoice, Outbox, Shard, TimedOut, run_shard,
+};
 
 const SIZE: u64 = 8 << 20;
 
@@ -23,6 +27,7 @@ struct Place {
 async fn suite(shard: Shard, place: Place) {
     disks(&shard, &place.folder).await;
     streams(&shard, place.ip).await;
+    back_pressure(&shard, place.ip).await;
     time(&shard).await;
 }
 
@@ -48,6 +53,7 @@ async fn disks(shard: &Shard, folder: &Path) {
     assert_eq!(disk.size(), SIZE);
     assert!(disk.read(ByteRange::new(0, SIZE)).await.expect("reads").is_zero(), "a new disk is blank");
     read_after_write(&disk).await;
+    flushes(&disk).await;
     zeroing(&disk).await;
     limits(&disk).await;
     drop(disk);
@@ -86,17 +92,29 @@ async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
     std::future::poll_fn(|cx| {
         for (future, output) in futures.iter_mut().filter(|(_, output)| output.is_none()) {
-            if let std::task::Poll::Ready(value) = future.as_mut().poll(cx) {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 *output = Some(value);
             }
         }
         if futures.iter().all(|(_, output)| output.is_some()) {
-            return std::task::Poll::Ready(());
+            return Poll::Ready(());
         }
-        std::task::Poll::Pending
+        Poll::Pending
     })
     .await;
     futures.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+/// Flushes asked for together all end, and what was answered before each is stable.
+async fn flushes(disk: &Disk) {
+    let flows = (0..8u64).map(|i| async move {
+        for _ in 0..3 {
+            disk.write(i * 4096, vec![i as u8; 4096].into(), Durability::Volatile).await.expect("writes");
+            disk.flush().await.expect("flushes");
+        }
+    });
+    join_all(flows.collect()).await;
+    assert!(!disk.is_latched());
 }
 
 async fn zeroing(disk: &Disk) {
@@ -167,6 +185,38 @@ async fn streams(shard: &Shard, ip: Ipv4Addr) {
         }
     };
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// A peer that does not receive fills the pipe; sending goes on where it stopped when room comes.
+async fn back_pressure(shard: &Shard, ip: Ipv4Addr) {
+    let listener = shard.listen(SocketAddr::from((ip, 0))).await.expect("listens");
+    let sender = shard.connect(listener.local_address()).await.expect("connects");
+    let receiver = listener.accept().await.expect("accepts");
+    assert_eq!(receiver.peer_address(), sender.local_address());
+    // A kernel's socket buffers grow to several megabytes; the simulated pipe is short.
+    let data = pattern(if shard.engine_name() == "sim" { 1 << 20 } else { 16 << 20 }, 5);
+    let mut outbox = Outbox::default();
+    outbox.push(&payload(&data, 100_003));
+    let full = std::future::poll_fn(|cx| Poll::Ready(outbox.poll_send(cx, &sender).is_pending())).await;
+    assert!(full && !outbox.is_empty(), "no pipe holds all of it");
+    let mut received = BytesMut::new();
+    let receive = async {
+        loop {
+            received.reserve(64 << 10);
+            if receiver.recv(&mut received).await.expect("receives") == 0 {
+                break;
+            }
+        }
+    };
+    let send = async {
+        std::future::poll_fn(|cx| outbox.poll_send(cx, &sender)).await.expect("sends");
+        sender.shutdown();
+    };
+    let both: Vec<Pin<Box<dyn Future<Output = ()>>>> = vec![Box::pin(receive), Box::pin(send)];
+    join_all(both).await;
+    assert!(received[..] == data[..], "every byte, in order");
+    let late = sender.send_all(&vec![1].into()).await;
+    assert!(late.is_err(), "nothing is sent after the end");
 }
 
 async fn time(shard: &Shard) {

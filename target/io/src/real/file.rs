@@ -1,21 +1,22 @@
 //! Disks that are files or block devices.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
-use std::io::{IoSliceMut, Seek, SeekFrom};
+use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use twinlun_block::{ByteRange, Payload};
 
 use super::buffers::{CLASSES, ReadBuffer};
-use super::op::{Kind, MAX_SEGMENTS, Op, OpResult, slices};
+use super::flush::FlushTurns;
+use super::op::{Kind, Op, OpResult, Opened, with_slices};
+use super::open;
 use super::pool::Pool;
 use super::uring::Ring;
 use crate::{DiskError, DiskOptions, Durability};
@@ -27,6 +28,9 @@ const READ_STEP: u64 = CLASSES[CLASSES.len() - 1] as u64;
 const INLINE_WRITE: usize = 256 << 10;
 /// Zeros written at a time where the file system cannot make them.
 const ZERO_STEP: u64 = 1 << 20;
+
+/// Zeros that the file system makes at a time: it holds the file's lock meanwhile, and writes wait for that.
+const ALLOCATE_STEP: u64 = 128 << 20;
 
 /// Where operations that may block go.
 #[derive(Clone)]
@@ -52,45 +56,52 @@ impl Engine {
 }
 
 pub(crate) struct FileDisk {
-    file: Arc<File>,
+    file: Arc<Opened>,
     size: u64,
     engine: Engine,
     /// Cleared when the file system does not know `RWF_NOWAIT`.
     cached_reads: Cell<bool>,
+    /// Cleared when it cannot punch holes.
+    can_punch: Cell<bool>,
+    /// Cleared when it cannot make zeros in place.
+    can_zero: Cell<bool>,
+    flushes: FlushTurns,
 }
 
 impl FileDisk {
-    /// Opens and locks; creating and locking are quick and done on the calling thread.
-    pub(crate) fn open(path: &Path, options: &DiskOptions, engine: Engine) -> Result<Self, DiskError> {
-        let opened = open_file(path, options).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => DiskError::NotFound { path: path.into() },
-            _ => DiskError::Open { path: path.into(), reason: error.to_string() },
-        })?;
-        let (mut file, created) = opened;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            Errno::WOULDBLOCK => DiskError::Locked { path: path.into() },
-            error => DiskError::Open { path: path.into(), reason: error.to_string() },
-        })?;
-        let bad = |error: std::io::Error| DiskError::Open { path: path.into(), reason: error.to_string() };
-        if let (true, Some(size)) = (created, options.create) {
-            // Only a file that is still empty is sized: another process may have created it between our two calls.
-            if file.metadata().map_err(bad)?.len() == 0 {
-                file.set_len(size).map_err(bad)?;
-                file.sync_all().map_err(bad)?;
-                let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                File::open(folder).and_then(|folder| folder.sync_all()).map_err(bad)?;
-            }
+    /// Opens and locks, on a thread that may block.
+    pub(crate) async fn open(path: &Path, options: DiskOptions, engine: Engine) -> Result<Self, DiskError> {
+        let owned = path.to_path_buf();
+        let opening = tokio::task::spawn_blocking(move || open::open(&owned, &options));
+        let (file, size) = opening
+            .await
+            .map_err(|error| DiskError::Open { path: path.into(), reason: error.to_string() })??;
+        Ok(Self::new(file, size, engine))
+    }
+
+    pub(crate) fn new(file: File, size: u64, engine: Engine) -> Self {
+        Self {
+            file: Opened::new(file),
+            size,
+            engine,
+            cached_reads: Cell::new(true),
+            can_punch: Cell::new(true),
+            can_zero: Cell::new(true),
+            flushes: FlushTurns::default(),
         }
-        let size = file.seek(SeekFrom::End(0)).map_err(bad)?;
-        Ok(Self { file: Arc::new(file), size, engine, cached_reads: Cell::new(true) })
+    }
+
+    /// Whether the system has said that writes are lost.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.file.is_suspect()
     }
 
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    fn op(&self, kind: Kind) -> Op {
-        Op { file: self.file.clone(), kind }
+    async fn submit(&self, kind: Kind) -> (Op, OpResult) {
+        self.engine.submit(Op { file: self.file.clone(), kind }).await
     }
 
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
@@ -110,7 +121,7 @@ impl FileDisk {
         let mut at = self.read_cached(&mut buffer, range.offset());
         while at < len {
             let offset = range.offset() + at as u64;
-            let (op, result) = self.engine.submit(self.op(Kind::Read { buffer, at, offset })).await;
+            let (op, result) = self.submit(Kind::Read { buffer, at, offset }).await;
             let Kind::Read { buffer: returned, .. } = op.kind else {
                 unreachable!("an operation comes back as it went")
             };
@@ -131,7 +142,7 @@ impl FileDisk {
             return 0;
         }
         let mut slices = [IoSliceMut::new(buffer.rest(0))];
-        match rustix::io::preadv2(self.file.as_fd(), &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(self.file.file.as_fd(), &mut slices, offset, ReadWriteFlags::NOWAIT) {
             Ok(n) => n,
             Err(Errno::OPNOTSUPP) => {
                 self.cached_reads.set(false);
@@ -149,23 +160,20 @@ impl FileDisk {
     ) -> Result<(), DiskError> {
         let stable = durability == Durability::Stable;
         let (mut offset, mut left) = (offset, data);
-        if !stable && left.len() <= INLINE_WRITE && left.segments().len() <= MAX_SEGMENTS {
-            match rustix::io::pwritev2(self.file.as_fd(), &slices(&left), offset, ReadWriteFlags::empty()) {
-                Ok(n) if n == left.len() => return Ok(()),
-                Ok(n) => {
-                    left = left.slice(n, left.len() - n);
-                    offset += n as u64;
-                }
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => return Err(write_error(error, offset, stable)),
-            }
-        }
+        let mut inline = !stable && left.len() <= INLINE_WRITE;
         while !left.is_empty() {
-            let (op, result) = self.engine.submit(self.op(Kind::Write { data: left, offset, stable })).await;
-            let Kind::Write { data, .. } = op.kind else {
-                unreachable!("an operation comes back as it went")
+            let result = if std::mem::take(&mut inline) {
+                let file = self.file.file.as_fd();
+                let flags = ReadWriteFlags::empty();
+                with_slices(&left, |slices| rustix::io::pwritev2(file, slices, offset, flags))
+            } else {
+                let (op, result) = self.submit(Kind::Write { data: left, offset, stable }).await;
+                let Kind::Write { data, .. } = op.kind else {
+                    unreachable!("an operation comes back as it went")
+                };
+                left = data;
+                result
             };
-            left = data;
             match result {
                 Ok(0) => return Err(DiskError::Write { offset, reason: "nothing was written".into() }),
                 Ok(n) => {
@@ -173,34 +181,76 @@ impl FileDisk {
                     offset += n as u64;
                 }
                 Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error @ (Errno::NOSPC | Errno::DQUOT)) if stable => {
+                    return Err(self.full_or_lost(error, offset, left).await);
+                }
                 Err(error) => return Err(write_error(error, offset, stable)),
             }
         }
         Ok(())
     }
 
-    pub(crate) async fn flush(&self) -> Result<(), DiskError> {
-        loop {
-            match self.engine.submit(self.op(Kind::Flush)).await.1 {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => return Err(DiskError::Flush { reason: error.to_string() }),
-            }
+    /// A stable write has found no space: for its own data, which is then not written, or for earlier writes that it pushed out, which are then
+    /// lost. Without the pushing only the first is possible.
+    async fn full_or_lost(&self, error: Errno, offset: u64, data: Payload) -> DiskError {
+        let again = self.submit(Kind::Write { data, offset, stable: false }).await.1;
+        if matches!(again, Err(Errno::NOSPC | Errno::DQUOT)) {
+            return DiskError::Full { offset };
         }
+        self.file.distrust();
+        DiskError::Flush { reason: error.to_string() }
+    }
+
+    pub(crate) async fn flush(&self) -> Result<(), DiskError> {
+        self.flushes
+            .run(async || {
+                loop {
+                    // Another caller's flush may have failed while this one waited for its turn.
+                    if self.is_suspect() {
+                        return Err(DiskError::Flush { reason: "an earlier flush failed".into() });
+                    }
+                    match self.submit(Kind::Flush).await.1 {
+                        Ok(_) => return Ok(()),
+                        Err(Errno::INTR | Errno::AGAIN) => {}
+                        Err(error) => return Err(DiskError::Flush { reason: error.to_string() }),
+                    }
+                }
+            })
+            .await
     }
 
     pub(crate) async fn zero(&self, range: ByteRange, may_unmap: bool) -> Result<(), DiskError> {
-        let mode = if may_unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        for piece in range.split_at_multiples(ALLOCATE_STEP) {
+            if may_unmap && self.allocate(piece, FallocateFlags::PUNCH_HOLE, &self.can_punch).await?
+                || self.allocate(piece, FallocateFlags::ZERO_RANGE, &self.can_zero).await?
+            {
+                continue;
+            }
+            self.write_zeros(piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the file system make zeros; `false` when it cannot, for ever (`can`) or for this range.
+    async fn allocate(
+        &self,
+        range: ByteRange,
+        mode: FallocateFlags,
+        can: &Cell<bool>,
+    ) -> Result<bool, DiskError> {
         let mode = mode | FallocateFlags::KEEP_SIZE;
-        loop {
+        while can.get() {
             let kind = Kind::Zero { offset: range.offset(), len: range.len(), mode };
-            match self.engine.submit(self.op(kind)).await.1 {
-                Ok(_) => return Ok(()),
+            match self.submit(kind).await.1 {
+                Ok(_) => return Ok(true),
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return self.write_zeros(range).await,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => can.set(false),
+                // A block device wants whole blocks.
+                Err(Errno::INVAL) => return Ok(false),
                 Err(error) => return Err(write_error(error, range.offset(), false)),
             }
         }
+        Ok(false)
     }
 
     async fn write_zeros(&self, range: ByteRange) -> Result<(), DiskError> {
@@ -210,22 +260,6 @@ impl FileDisk {
             self.write(piece.offset(), data.into(), Durability::Volatile).await?;
         }
         Ok(())
-    }
-}
-
-/// The file, and whether it was made just now.
-fn open_file(path: &Path, options: &DiskOptions) -> std::io::Result<(File, bool)> {
-    let mut open = OpenOptions::new();
-    open.read(true).write(true);
-    // A block device that is mounted or part of something else is refused by the kernel (open(2), O_EXCL).
-    if std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device()) {
-        open.custom_flags(OFlags::EXCL.bits().cast_signed());
-    }
-    match open.open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && options.create.is_some() => {
-            open.create(true).mode(0o600).open(path).map(|file| (file, true))
-        }
-        opened => opened.map(|file| (file, false)),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Disks in memory: `ram:` keeps what is written until the process ends, `null:` keeps nothing. For measuring what is above them.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use twinlun_block::{ByteRange, Payload};
 
+use super::buffers::ReadBuffer;
 use crate::DiskError;
 
 /// Memory is taken in pieces of this size when they are first written.
@@ -15,9 +17,13 @@ const PIECE: u64 = 1 << 20;
 /// Nothing until it is first written; nothing reads as zeros.
 type Piece = Option<Box<[u8]>>;
 
-thread_local! {
-    /// Names in use on this shard's thread: a second opener is refused as it is with files.
-    static OPEN: RefCell<BTreeSet<PathBuf>> = const { RefCell::new(BTreeSet::new()) };
+/// What every disk of this process held when it was closed. An open one has `None` here: a second opener is refused as with files.
+static CLOSED: Mutex<BTreeMap<PathBuf, Option<Contents>>> = Mutex::new(BTreeMap::new());
+
+struct Contents {
+    size: u64,
+    /// Empty for a disk that forgets.
+    pieces: Vec<Piece>,
 }
 
 pub(crate) struct MemoryDisk {
@@ -35,18 +41,25 @@ impl MemoryDisk {
     }
 
     pub(crate) fn open(path: &Path, size: Option<u64>) -> Result<Self, DiskError> {
-        let Some(size) = size else {
-            return Err(DiskError::Open {
-                path: path.into(),
-                reason: "a disk in memory needs a size".into(),
-            });
-        };
-        if !OPEN.with_borrow_mut(|open| open.insert(path.into())) {
-            return Err(DiskError::Locked { path: path.into() });
-        }
         let keeps = path.to_str().is_some_and(|text| text.starts_with("ram:"));
-        let count = usize::try_from(size.div_ceil(PIECE)).unwrap_or(usize::MAX);
-        let pieces = keeps.then(|| RefCell::new((0..count).map(|_| None).collect()));
+        let mut closed = CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
+        let Contents { size, pieces } = match (closed.get_mut(path), size) {
+            (Some(contents), _) => contents.take().ok_or_else(|| DiskError::Locked { path: path.into() })?,
+            (None, None) => return Err(DiskError::NotFound { path: path.into() }),
+            (None, Some(size)) => {
+                let count = if keeps { usize::try_from(size.div_ceil(PIECE)).ok() } else { Some(0) };
+                let mut pieces = Vec::new();
+                let reserved = count.is_some_and(|count| pieces.try_reserve_exact(count).is_ok());
+                if !reserved {
+                    let reason = "too large for this machine's memory".into();
+                    return Err(DiskError::Open { path: path.into(), reason });
+                }
+                pieces.resize_with(count.unwrap_or(0), || None);
+                closed.insert(path.into(), None);
+                Contents { size, pieces }
+            }
+        };
+        let pieces = keeps.then(|| RefCell::new(pieces));
         Ok(Self { path: path.into(), size, pieces, zeros: Bytes::from(vec![0; PIECE as usize]) })
     }
 
@@ -61,7 +74,11 @@ impl MemoryDisk {
             let piece = self.pieces.as_ref().map(|pieces| pieces.borrow());
             match piece.as_ref().and_then(|pieces| pieces[(part.offset() / PIECE) as usize].as_ref()) {
                 // What is read must not change when the place is written again, so it is copied.
-                Some(piece) => out.push(BytesMut::from(&piece[at..at + len]).freeze()),
+                Some(piece) => {
+                    let mut copy = ReadBuffer::new(len);
+                    copy.rest(0).copy_from_slice(&piece[at..at + len]);
+                    out.push(copy.filled());
+                }
                 None => out.push(self.zeros.slice(..len)),
             }
         }
@@ -103,7 +120,10 @@ impl MemoryDisk {
 
 impl Drop for MemoryDisk {
     fn drop(&mut self) {
-        let _ = OPEN.try_with(|open| open.borrow_mut().remove(&self.path));
+        let pieces = self.pieces.take().map(RefCell::into_inner).unwrap_or_default();
+        let contents = Contents { size: self.size, pieces };
+        let mut closed = CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.insert(std::mem::take(&mut self.path), Some(contents));
     }
 }
 
@@ -121,9 +141,16 @@ mod tests {
         ram.zero(ByteRange::new(0, 1 << 20));
         assert_eq!(&ram.read(ByteRange::new((1 << 20) - 4, 8)).to_bytes()[..], &[0, 0, 0, 0, 4, 5, 0, 0]);
         drop(ram);
+        let again = MemoryDisk::open(Path::new("ram:t"), Some(9)).expect("opens what is there");
+        assert_eq!(again.size(), 3 << 20, "opening never resizes");
+        assert_eq!(&again.read(ByteRange::new(1 << 20, 3)).to_bytes()[..], &[4, 5, 0]);
         let null = MemoryDisk::open(Path::new("null:t"), Some(1 << 20)).expect("opens");
         null.write(0, &Payload::from(vec![9; 16]));
         assert!(null.read(ByteRange::new(0, 16)).is_zero());
-        assert!(MemoryDisk::open(Path::new("ram:none"), None).is_err());
+        assert!(matches!(MemoryDisk::open(Path::new("ram:none"), None), Err(DiskError::NotFound { .. })));
+        assert!(matches!(
+            MemoryDisk::open(Path::new("ram:vast"), Some(u64::MAX)),
+            Err(DiskError::Open { .. })
+        ));
     }
 }

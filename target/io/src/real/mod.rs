@@ -2,10 +2,14 @@
 
 mod buffers;
 mod file;
+mod flush;
 mod memory;
 mod net;
 mod op;
+mod open;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod uring;
 
 use std::future::Future;
@@ -17,11 +21,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::LocalSet;
+use tokio::task::coop::consume_budget;
 use twinlun_block::{ByteRange, Payload};
 
 use crate::disk::Backend;
 use crate::{Disk, DiskError, DiskOptions, Durability, Instant, Listener, Shard, Stream};
-use file::{Engine, FileDisk};
+pub(crate) use file::Engine;
+use file::FileDisk;
 use memory::MemoryDisk;
 pub(crate) use net::{RealListener, RealStream};
 use pool::Pool;
@@ -81,7 +87,7 @@ fn start_of_time() -> std::time::Instant {
 }
 
 pub(crate) struct RealShard {
-    engine: Engine,
+    pub(crate) engine: Engine,
 }
 
 impl RealShard {
@@ -118,7 +124,7 @@ impl RealShard {
         let disk = if MemoryDisk::names(path) {
             RealDisk::Memory(MemoryDisk::open(path, options.create)?)
         } else {
-            RealDisk::File(FileDisk::open(path, &options, self.engine.clone())?)
+            RealDisk::File(FileDisk::open(path, options, self.engine.clone()).await?)
         };
         Ok(Disk::new(Backend::Real(disk)))
     }
@@ -145,7 +151,17 @@ impl RealDisk {
         }
     }
 
+    /// Whether the system has said that writes are lost.
+    pub(crate) fn is_suspect(&self) -> bool {
+        match self {
+            Self::File(disk) => disk.is_suspect(),
+            Self::Memory(_) => false,
+        }
+    }
+
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
+        // What is served at once never waits, and a flow of such operations would keep all others from the thread.
+        consume_budget().await;
         match self {
             Self::File(disk) => disk.read(range).await,
             Self::Memory(disk) => Ok(disk.read(range)),
@@ -158,6 +174,7 @@ impl RealDisk {
         data: Payload,
         durability: Durability,
     ) -> Result<(), DiskError> {
+        consume_budget().await;
         match self {
             Self::File(disk) => disk.write(offset, data, durability).await,
             Self::Memory(disk) => {

@@ -1,14 +1,17 @@
 //! TCP on the runtime of the shard.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::net::{ListenerBackend, StreamBackend};
@@ -44,7 +47,7 @@ fn stream(stream: TcpStream) -> io::Result<Stream> {
     // Batches are made above; the kernel must not wait for more.
     stream.set_nodelay(true)?;
     let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-    Ok(Stream::new(StreamBackend::Real(RealStream { stream, local, peer })))
+    Ok(Stream::new(StreamBackend::Real(RealStream { stream: RefCell::new(stream), local, peer })))
 }
 
 pub(crate) struct RealListener {
@@ -89,7 +92,8 @@ impl RealListener {
 }
 
 pub(crate) struct RealStream {
-    stream: TcpStream,
+    /// Borrowed only within a poll: tokio's reads and writes want it exclusively.
+    stream: RefCell<TcpStream>,
     local: SocketAddr,
     peer: SocketAddr,
 }
@@ -104,30 +108,21 @@ impl RealStream {
     }
 
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            // `BufMut` would grow the buffer without bound; the room that is there is the limit.
-            let mut room = bytes::BufMut::limit(&mut *buffer, 0);
-            room.set_limit(room.get_ref().capacity() - room.get_ref().len());
-            match self.stream.try_read_buf(&mut room) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        // `BufMut` would grow the buffer without bound; the room that is there is the limit.
+        let left = buffer.capacity() - buffer.len();
+        let mut room = buffer.limit(left);
+        // Not `try_read_buf`: this one knows that a short read has emptied the socket, and saves the call that would only say so.
+        let mut stream = self.stream.borrow_mut();
+        let read = pin!(stream.read_buf(&mut room));
+        read.poll(cx)
     }
 
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write_vectored(slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, slices)
     }
 
     pub(crate) fn shutdown(&self) {
         // An error means that the connection is down already.
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.stream.borrow(), rustix::net::Shutdown::Both);
     }
 }

@@ -72,6 +72,7 @@ fn work(queue: &Queue) {
         };
         drop(jobs);
         let result = op.run();
+        op.note(result);
         // Nobody waits any more: the job that asked was dropped with its process' end.
         let _ = done.send((op, result));
     }

@@ -10,8 +10,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, Probe, opcode, squeue, types};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +20,8 @@ use tokio::sync::Notify;
 
 use super::op::{Kind, MAX_SEGMENTS, Op, OpResult};
 
+/// Pause before the kernel is asked again when it had no room for submissions.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// Entries of the submission queue, and operations that are in the kernel at a time; more wait in memory.
 const DEPTH: u32 = 256;
 /// `RWF_DSYNC` of preadv2(2).
@@ -89,7 +92,15 @@ impl AsRawFd for RingFd {
 impl Ring {
     /// Makes a ring and tries it. An error says why the kernel refuses.
     pub(crate) fn new() -> io::Result<Rc<Self>> {
-        let mut ring = IoUring::new(DEPTH)?;
+        // One thread uses the ring, and completions can wait until it enters the kernel; kernels before 6.0 do not know these hints.
+        let hinted = IoUring::builder().setup_coop_taskrun().setup_single_issuer().build(DEPTH);
+        let mut ring = hinted.or_else(|_| IoUring::new(DEPTH))?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [opcode::Read::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+        if !needed.iter().all(|code| probe.is_supported(*code)) {
+            return Err(io::Error::other("the kernel's io_uring lacks an operation"));
+        }
         // SAFETY: a no-op entry has no pointers.
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(io::Error::other)?;
         ring.submit_and_wait(1)?;
@@ -138,7 +149,7 @@ impl Ring {
     }
 
     /// Hands everything that is queued to the kernel in one system call.
-    fn submit_queued(&self) {
+    fn submit_queued(self: &Rc<Self>) {
         let mut inner = self.inner.borrow_mut();
         while inner.in_kernel < DEPTH {
             let Some(index) = inner.queue.pop_front() else { break };
@@ -150,11 +161,23 @@ impl Ring {
             pushed.expect("the submission queue has as many places as operations may be in the kernel");
             inner.in_kernel += 1;
         }
-        // Entries stay in the queue when the kernel is short of memory, and go with the next call.
-        if let Err(error) = inner.ring.submit()
-            && !matches!(error.raw_os_error(), Some(code) if [Errno::INTR, Errno::AGAIN, Errno::BUSY].iter().any(|e| e.raw_os_error() == code))
-        {
-            tracing::error!(%error, "io_uring does not take submissions");
+        // The kernel may take a part only, and stops at an entry that it refuses.
+        while !inner.ring.submission().is_empty() {
+            let Err(error) = inner.ring.submit() else { continue };
+            let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+            if is(Errno::INTR) {
+                continue;
+            }
+            if !is(Errno::AGAIN) && !is(Errno::BUSY) {
+                tracing::error!(%error, "io_uring does not take submissions");
+            }
+            // Out of memory for now; no completion need be on its way that would remind us.
+            let this = self.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(BUSY_PAUSE).await;
+                this.queued.notify_one();
+            });
+            break;
         }
         drop(inner);
         self.reap();
@@ -174,6 +197,7 @@ impl Ring {
                 code if code < 0 => Err(Errno::from_raw_os_error(-code)),
                 bytes => Ok(bytes as usize),
             };
+            entry.op.note(result);
             match std::mem::replace(&mut entry.state, State::Done(result)) {
                 State::Waiting(waker) => wakers.extend(waker),
                 State::Abandoned => {
@@ -196,17 +220,20 @@ impl Drop for Ring {
     /// The kernel must let go of every buffer before it is freed.
     fn drop(&mut self) {
         while self.inner.borrow().in_kernel > 0 {
-            if self.inner.borrow().ring.submit_and_wait(1).is_err() {
-                // Interrupted; nothing else can happen to a ring that waits.
-                continue;
-            }
+            let waited = self.inner.borrow().ring.submit_and_wait(1);
             self.reap();
+            let interrupted = |error: io::Error| error.kind() == io::ErrorKind::Interrupted;
+            if waited.is_err_and(|error| !interrupted(error)) && self.inner.borrow().in_kernel > 0 {
+                // The kernel does not say what it still uses, so that is never freed.
+                std::mem::forget(std::mem::take(&mut self.inner.borrow_mut().entries));
+                return;
+            }
         }
     }
 }
 
 fn prepare(entry: &mut Entry) -> squeue::Entry {
-    let fd = types::Fd(entry.op.file.as_raw_fd());
+    let fd = types::Fd(entry.op.file.file.as_raw_fd());
     match &mut entry.op.kind {
         Kind::Read { buffer, at, offset } => {
             let rest = buffer.rest(*at);
@@ -243,7 +270,10 @@ impl Future for Submitted {
         let entry = inner.entries[index].as_mut().expect("an awaited operation keeps its entry");
         match &mut entry.state {
             State::Waiting(waker) => {
-                *waker = Some(cx.waker().clone());
+                match waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => *waker = Some(cx.waker().clone()),
+                }
                 Poll::Pending
             }
             State::Done(result) => {
