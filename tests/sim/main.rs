@@ -1,0 +1,217 @@
+//! The simulator: whole storage units on a simulated world, with hosts, faults from one seed, and an oracle (docs/design/simulator.md).
+//!
+//! ```text
+//! cargo test -p twinlun-tests --test sim                      what every change runs
+//! cargo test -p twinlun-tests --test sim -- --seed 17         one seed again, with everything that happens
+//! cargo test -p twinlun-tests --test sim -- --soak 1000000    many seeds, from a random one
+//! cargo test -p twinlun-tests --test sim -- --planted         every planted bug must be found
+//! ```
+
+mod faults;
+mod host;
+mod oracle;
+mod pattern;
+mod plan;
+mod planted;
+mod regressions;
+mod run;
+mod stage;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use twinlun_io::sim::FAULT_KINDS;
+
+use plan::Plan;
+use run::Outcome;
+
+/// Seeds of a run without arguments.
+const SEEDS: u64 = 2000;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Run this seed alone and print everything that happens.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Plant this bug.
+    #[arg(long)]
+    bug: Option<String>,
+    /// Run this many seeds and print failures as they come.
+    #[arg(long)]
+    soak: Option<u64>,
+    /// First seed.
+    #[arg(long)]
+    from: Option<u64>,
+    /// Look for planted bugs only.
+    #[arg(long)]
+    planted: bool,
+    /// Seeds of the run, or seeds within which a planted bug must be found.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Print log lines of the code under test as well (RUST_LOG syntax).
+    #[arg(long)]
+    log: Option<String>,
+    /// Parts of names of tests; flags of the standard harness are ignored.
+    names: Vec<String>,
+}
+
+/// Results so far, over all threads.
+#[derive(Default)]
+struct Total {
+    passed: u64,
+    failed: Vec<String>,
+    counters: BTreeMap<&'static str, u64>,
+    writes: u64,
+    virtual_seconds: f64,
+}
+
+fn main() -> ExitCode {
+    let ours = std::env::args().filter(|arg| {
+        !["--nocapture", "--quiet", "-q", "--exact", "--show-output", "--include-ignored"]
+            .contains(&arg.as_str())
+            && !arg.starts_with("--test-threads")
+    });
+    let arguments = Arguments::parse_from(ours);
+    std::panic::set_hook(Box::new(|info| run::PANIC.set(Some(info.to_string()))));
+    if let Some(filter) = &arguments.log {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
+    }
+    let mut total = Total::default();
+    let started = Instant::now();
+    if let Some(seed) = arguments.seed {
+        planted::plant(arguments.bug.as_deref());
+        one(seed, arguments.bug.as_deref(), &mut total);
+    } else if let Some(count) = arguments.soak {
+        let from = arguments.from.unwrap_or_else(random_start);
+        println!("seeds {from} to {}", from.saturating_add(count));
+        planted::plant(arguments.bug.as_deref());
+        many(from, count, true, arguments.bug.as_deref(), &mut total);
+    } else {
+        let all = !arguments.planted;
+        let wanted = |name: &str| {
+            arguments.names.is_empty() || arguments.names.iter().any(|part| name.contains(part.as_str()))
+        };
+        if all && wanted("regressions") {
+            regressions::run(&mut total);
+        }
+        if all && wanted("determinism") {
+            determinism(&mut total);
+        }
+        if all && wanted("seeds") {
+            many(arguments.from.unwrap_or(0), arguments.seeds.unwrap_or(SEEDS), false, None, &mut total);
+        }
+        if wanted("planted") {
+            planted::hunt(arguments.seeds.unwrap_or(planted::WITHIN), arguments.bug.as_deref(), &mut total);
+        }
+    }
+    report(&total, started)
+}
+
+fn report(total: &Total, started: Instant) -> ExitCode {
+    let fired: Vec<_> =
+        FAULT_KINDS.iter().filter_map(|kind| Some(format!("{kind} {}", total.counters.get(kind)?))).collect();
+    println!("faults met: {}", fired.join(", "));
+    let missing: Vec<_> =
+        FAULT_KINDS.iter().filter(|kind| !total.counters.contains_key(*kind)).copied().collect();
+    println!("never met: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+    println!(
+        "{} writes, {:.0} virtual hours, {:.1} s",
+        total.writes,
+        total.virtual_seconds / 3600.0,
+        started.elapsed().as_secs_f64()
+    );
+    for failure in &total.failed {
+        println!("FAILED {failure}");
+    }
+    println!("sim: {} passed, {} failed", total.passed, total.failed.len());
+    if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn random_start() -> u64 {
+    // Any number will do, as long as it is another one each time; it is printed.
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs() << 20)
+}
+
+/// The command that runs a seed again.
+fn replay(seed: u64, bug: Option<&str>) -> String {
+    let bug = bug.map_or(String::new(), |bug| format!(" --bug {bug}"));
+    format!("cargo test -p twinlun-tests --test sim -- --seed {seed}{bug}")
+}
+
+impl Total {
+    fn add(&mut self, seed: u64, bug: Option<&str>, outcome: &Outcome) {
+        for (kind, times) in &outcome.counters {
+            *self.counters.entry(kind).or_default() += times;
+        }
+        self.writes += outcome.writes;
+        self.virtual_seconds += outcome.virtual_time.as_secs_f64();
+        match &outcome.violation {
+            None => self.passed += 1,
+            Some(what) => self.failed.push(format!("seed {seed}: {what}\n    {}", replay(seed, bug))),
+        }
+    }
+}
+
+fn one(seed: u64, bug: Option<&str>, total: &mut Total) {
+    let plan = Plan::new(seed);
+    println!("{plan:#?}");
+    let outcome = run::run(plan, true);
+    println!("hash {:016x}", outcome.hash);
+    total.add(seed, bug, &outcome);
+}
+
+/// Runs seeds on all cores, one world per thread.
+fn many(from: u64, count: u64, endless: bool, bug: Option<&str>, total: &mut Total) {
+    let next = AtomicU64::new(from);
+    let stop = AtomicBool::new(false);
+    let shared = Mutex::new(std::mem::take(total));
+    let worker = || {
+        planted::plant(bug);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from.saturating_add(count) || stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let outcome = run::run(Plan::new(seed), false);
+            let mut total = shared.lock().expect("no thread panics while it adds up");
+            total.add(seed, bug, &outcome);
+            if let Some(what) = &outcome.violation {
+                println!("seed {seed}: {what}\n    {}", replay(seed, bug));
+                if !endless && total.failed.len() >= 20 {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            if endless && seed.is_multiple_of(10_000) {
+                println!("{seed}: {} passed, {} failed", total.passed, total.failed.len());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..cores() {
+            scope.spawn(worker);
+        }
+    });
+    *total = shared.into_inner().expect("no thread panicked");
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Two runs of a seed must be one and the same.
+fn determinism(total: &mut Total) {
+    for seed in 0..20 {
+        let (first, second) = (run::run(Plan::new(seed), false), run::run(Plan::new(seed), false));
+        if first.hash == second.hash && first.counters == second.counters {
+            total.passed += 1;
+        } else {
+            total.failed.push(format!("determinism: seed {seed} ran in two ways"));
+        }
+    }
+}

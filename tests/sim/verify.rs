@@ -1,0 +1,305 @@
+//! Whether the promises hold: while things break, after everything is healed, and after a power cut in a copy of the world.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use twinlun_api as api;
+use twinlun_block::ByteRange;
+use twinlun_io::Shard;
+use twinlun_io::sim::{Crash, Medium, World, WorldOptions};
+use twinlun_mirror::{ImageView, MirrorView};
+use twinlun_unit::admin::{MirrorOrder, Order};
+use twinlun_unit::config::Config;
+use twinlun_unit::offline::{self, OfflineLu};
+
+use crate::faults;
+use crate::oracle::{Oracle, View};
+use crate::pattern::SECTOR;
+use crate::plan::Plan;
+use crate::stage::{Stage, lu_name};
+
+/// Virtual time within which everything left alone must be in step again (I7).
+const CONVERGENCE: Duration = Duration::from_secs(600);
+/// Jobs that a unit may have at most (I10): a few per connection, command and copy in these small worlds.
+const MOST_JOBS: usize = 1500;
+
+/// Watches what must hold at every moment.
+pub(crate) async fn watch(stage: Rc<Stage>) {
+    let mut configuration = vec![0; stage.units.len()];
+    loop {
+        stage.shard.sleep(Duration::from_millis(100)).await;
+        for (index, newest) in configuration.iter_mut().enumerate() {
+            let unit = &stage.units[index];
+            if let Some(view) = stage.view(index) {
+                if view.configuration < *newest {
+                    let number = view.configuration;
+                    stage.violated(format!(
+                        "{} went back from configuration {newest} to {number} (I9)",
+                        unit.name
+                    ));
+                }
+                *newest = view.configuration;
+            }
+            let jobs = unit.process().map_or(0, |process| process.jobs());
+            if jobs > MOST_JOBS {
+                stage.violated(format!("{} has {jobs} jobs (I10)", unit.name));
+            }
+        }
+    }
+}
+
+fn is_in_step(image: &ImageView) -> bool {
+    !image.fractured && matches!(image.state.as_str(), "SYNCHRONIZED" | "CONSISTENT")
+}
+
+fn is_synchronized(view: &MirrorView) -> bool {
+    let mut secondaries = view.images.iter().filter(|image| image.designator == "secondary");
+    view.state == "ACTIVE"
+        && secondaries.all(|i| i.state == "SYNCHRONIZED" && !i.fractured && i.dirty_bytes == 0)
+}
+
+/// Waits until the mirror is synchronized; gives orders that wait for an administrator's word.
+pub(crate) async fn converge(stage: &Rc<Stage>) -> Result<(), String> {
+    let end = stage.shard.now() + CONVERGENCE;
+    let mut round = 0_u32;
+    loop {
+        let view = stage.view(0);
+        if view.as_ref().is_some_and(is_synchronized) && stage.units.iter().all(|unit| unit.is_ready()) {
+            return Ok(());
+        }
+        if stage.shard.now() >= end {
+            let refusals: Vec<_> = (0..stage.units.len()).filter_map(|index| stage.refusal(index)).collect();
+            let why = stage.order(0, Order::WhyMirror { name: crate::stage::MIRROR.into() }).await;
+            return Err(format!(
+                "not in step {CONVERGENCE:?} after everything was healed (I7): {view:?} {why:?} {refusals:?}"
+            ));
+        }
+        if round.is_multiple_of(20) {
+            for unit in stage.secondaries() {
+                let image = api::ImageOrder { unit: unit.name.into() };
+                let _ = stage.order_mirror(MirrorOrder::Restore(image.clone())).await;
+                let _ = stage.order_mirror(MirrorOrder::Sync(image)).await;
+            }
+        }
+        round += 1;
+        stage.shard.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Replaces disks that are out of use and waits until every LU has all its copies.
+pub(crate) async fn repair_arrays(stage: &Rc<Stage>) -> Result<(), String> {
+    let end = stage.shard.now() + CONVERGENCE;
+    for index in 0..stage.units.len() {
+        let unit = &stage.units[index];
+        let mut complaint = String::from("the unit does not start");
+        loop {
+            if stage.shard.now() >= end {
+                let refusal = stage.refusal(index);
+                return Err(format!(
+                    "{}: {complaint} {CONVERGENCE:?} after everything was healed (I7) {refusal:?}",
+                    unit.name
+                ));
+            }
+            match look_at_array(stage, index).await {
+                Ok(()) => break,
+                Err(what) => complaint = what,
+            }
+            stage.shard.sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn look_at_array(stage: &Rc<Stage>, index: usize) -> Result<(), String> {
+    let disks: api::Items<api::DiskView> = ask(stage, index, Order::ListDisks).await?;
+    if let Some(disk) = disks.items.iter().find(|disk| {
+        matches!(disk.state.as_str(), "failed" | "missing" | "stale") && disk.slot.parse::<usize>().is_ok()
+    }) {
+        let slot = disk.slot.parse().map_err(|_| "a slot without number")?;
+        let done = faults::replace_disk(stage, index, slot).await;
+        stage.note(|| {
+            format!("{} disk {slot} is {}, replaced: {done:?}", stage.units[index].name, disk.state)
+        });
+        return Err(format!("disk {slot} is {}: {:?}; replacing it: {done:?}", disk.state, disk.reason));
+    }
+    let lus: api::Items<api::LuView> = ask(stage, index, Order::ListLus).await?;
+    match lus.items.iter().find(|lu| lu.state != "optimal") {
+        Some(lu) => Err(format!("LU {} is {}", lu.name, lu.state)),
+        None => Ok(()),
+    }
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(
+    stage: &Rc<Stage>,
+    index: usize,
+    order: Order,
+) -> Result<T, String> {
+    let value = stage.order(index, order).await.map_err(|error| format!("{error:?}"))?;
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// Ends all units and compares their images byte by byte with the primary's, and that with what hosts were told.
+pub(crate) async fn compare_images(stage: &Rc<Stage>, view: View) -> Result<(), String> {
+    for unit in &stage.units {
+        unit.wanted.set(false);
+        unit.end(Crash::Kill);
+    }
+    let inspector = stage.world.process("inspector", std::net::Ipv4Addr::new(10, 0, 3, 1).into());
+    let shard = inspector.shard();
+    for lu in 0..stage.plan.lus.len() {
+        let primary = open(&shard, &stage.primary().config.borrow().clone(), lu).await?;
+        check_lu(&primary, &stage.oracle.borrow().clone(), view, lu)
+            .await
+            .map_err(|what| format!("primary: {what}"))?;
+        for unit in stage.secondaries() {
+            let secondary = open(&shard, &unit.config.borrow().clone(), lu).await?;
+            let differences =
+                offline::compare(&primary, &secondary).await.map_err(|error| error.to_string())?;
+            close(secondary).await?;
+            if let Some(range) = differences.first() {
+                let sector = range.offset() / SECTOR;
+                return Err(format!(
+                    "LU {lu}: SYNCHRONIZED image on {} differs from the primary at sector {sector} (I2, I3)",
+                    unit.name
+                ));
+            }
+        }
+        close(primary).await?;
+    }
+    Ok(())
+}
+
+async fn open(shard: &Shard, config: &Config, lu: usize) -> Result<OfflineLu, String> {
+    let name = lu_name(lu);
+    OfflineLu::open(shard, config, &name)
+        .await
+        .map_err(|error| format!("unit {} offline: {error}", config.unit))
+}
+
+async fn close(lu: OfflineLu) -> Result<(), String> {
+    lu.close().await.map_err(|error| error.to_string())
+}
+
+async fn check_lu(lu: &OfflineLu, oracle: &Oracle, view: View, index: usize) -> Result<(), String> {
+    for range in ByteRange::new(0, lu.size()).split_at_multiples(offline::STEP) {
+        let data = lu.read(range).await.map_err(|error| error.to_string())?;
+        oracle.check_image(view, index, range.offset() / SECTOR, &data.to_bytes())?;
+    }
+    Ok(())
+}
+
+/// All disks at one moment, and what must be on them.
+pub(crate) struct Fork {
+    at: Duration,
+    disks: Vec<(PathBuf, Medium)>,
+    configs: Vec<Config>,
+    oracle: Oracle,
+    /// Units of secondaries that the primary held for in step.
+    in_step: Vec<usize>,
+    /// The primary was alive: a living one has decided about everything that it acknowledged.
+    serving: bool,
+}
+
+/// Copies all disks.
+pub(crate) fn fork(stage: &Stage) -> Fork {
+    let mut media = Vec::new();
+    for unit in &stage.units {
+        for disk in &unit.config.borrow().disks {
+            let slot = stage.world.disk(&disk.path.to_string_lossy());
+            let pulled = stage.pulled.borrow().get(&*disk.path.to_string_lossy()).cloned();
+            let medium = slot.is_present().then(|| slot.copy()).or(pulled);
+            media.extend(medium.map(|medium| (disk.path.clone(), medium)));
+        }
+    }
+    let view = stage.view(0);
+    let holds = |unit: &str| {
+        let images = view.iter().flat_map(|view| &view.images);
+        images.filter(|image| image.unit == unit && image.designator == "secondary").any(is_in_step)
+    };
+    let in_step = (1..stage.units.len()).filter(|index| holds(stage.units[*index].name)).collect();
+    stage.note(|| format!("fork: {in_step:?} in step"));
+    Fork {
+        at: stage.shard.now().since_start(),
+        disks: media,
+        configs: stage.units.iter().map(|unit| unit.config.borrow().clone()).collect(),
+        oracle: stage.oracle.borrow().clone(),
+        in_step,
+        serving: view.is_some(),
+    }
+}
+
+fn world(seed: u64, fork: &Fork, power_cut: bool) -> World {
+    let options = WorldOptions { time_limit: Duration::from_secs(2000), ..WorldOptions::default() };
+    let world = World::new(seed, options);
+    for (path, medium) in &fork.disks {
+        let slot = world.disk(&path.to_string_lossy());
+        slot.insert(medium.clone());
+        slot.heal();
+        if power_cut {
+            slot.power_cut();
+        }
+    }
+    world
+}
+
+/// What the secondaries hold that are in step: everything acknowledged (I1).
+pub(crate) fn check_secondaries(plan: &Plan, fork: &Fork) -> Result<(), String> {
+    if !fork.serving {
+        return Ok(());
+    }
+    // A secondary that lost power a moment ago may have lost what no flush covered; the primary learns that later.
+    let view = if plan.write_cache { View::Durable } else { View::Live };
+    for index in &fork.in_step {
+        let world = world(plan.seed, fork, false);
+        let inspector = world.process("inspector", std::net::Ipv4Addr::new(10, 0, 3, 1).into());
+        let (shard, config) = (inspector.shard(), &fork.configs[*index]);
+        let looked = world.run(async {
+            for lu in 0..plan.lus.len() {
+                let Ok(opened) = open(&shard, config, lu).await else { continue };
+                check_lu(&opened, &fork.oracle, view, lu).await?;
+                close(opened).await?;
+            }
+            Ok::<_, String>(())
+        });
+        looked
+            .map_err(|stalled| stalled.to_string())?
+            .map_err(|what| format!("{:?}: secondary {} in step (I1): {what}", fork.at, config.unit))?;
+    }
+    Ok(())
+}
+
+/// All power fails at that moment and comes back: nothing promised is lost, and the images become equal again.
+pub(crate) fn check_recovery(plan: &Plan, fork: &Fork, loud: bool) -> Result<(), String> {
+    let world = world(plan.seed ^ 0x5eed, fork, true);
+    let stage = Stage::new(plan.clone(), world.handle(), loud);
+    for (unit, config) in stage.units.iter().zip(&fork.configs) {
+        *unit.config.borrow_mut() = config.clone();
+        unit.skip_disks(100);
+    }
+    let mut oracle = fork.oracle.clone();
+    oracle.power_cut();
+    *stage.oracle.borrow_mut() = oracle;
+    stage.healed.set(true);
+    let done = Rc::new(Cell::new(false));
+    let recovered = world.run(async {
+        for index in 0..stage.units.len() {
+            stage.boot(index);
+            stage.shard.spawn(stage.clone().supervise(index));
+        }
+        repair_arrays(&stage).await?;
+        if !stage.exists().await {
+            return Ok(());
+        }
+        converge(&stage).await?;
+        crate::host::read_everything(&stage).await?;
+        stage.violation().map_or(Ok(()), Err)?;
+        compare_images(&stage, View::Live).await?;
+        done.set(true);
+        Ok(())
+    });
+    let result =
+        recovered.map_err(|stalled| stalled.to_string()).and_then(|result: Result<(), String>| result);
+    result.map_err(|what| format!("power cut of everything at {:?}: {what}", fork.at))
+}
