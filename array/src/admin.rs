@@ -89,8 +89,9 @@ impl Array {
                 let what = format!("it is disk {} of unit {}", label.disk, label.unit);
                 return Err(ArrayError::Foreign { path: config.path, what });
             }
-            // Closed again by now, and opened as what it must be: a blank disk.
-            _ => {
+            // Closed, and opened again as what it must be: a blank disk.
+            other => {
+                drop(other);
                 let disk = open_blank(&core.shard, &config).await?;
                 new_slot(&core.shard, slot, &config.path, disk)?
             }

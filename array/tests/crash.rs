@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use twinlun_array::{Array, LuSpec, LuState, Raid};
-use twinlun_block::{MetaLog, MetaStore};
+use twinlun_block::{MetaLog, MetaStore, PAGE_PAYLOAD};
 use twinlun_io::Shard;
 use twinlun_io::sim::{Crash, CrashPoint, Medium};
 
@@ -108,7 +108,8 @@ async fn meta_life(shard: Shard, disks: usize, meta: Rc<RefCell<Meta>>, context:
                 let value = meta.borrow().attempted[index] + 1;
                 meta.borrow_mut().attempted[index] = value;
                 let page = if index == 1 { 0 } else { 4 };
-                let bytes = Bytes::copy_from_slice(&value.to_le_bytes());
+                // A full page, or a torn write would have nothing to tear.
+                let bytes = Bytes::from(value.to_le_bytes().repeat(PAGE_PAYLOAD / 8));
                 let done = match index {
                     0 => put(&vault, "k", value).await,
                     _ => log.write(vec![(page, bytes)]).await.is_ok(),
