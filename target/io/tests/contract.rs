@@ -56,6 +56,11 @@ async fn disks(shard: &Shard, folder: &Path) {
     flushes(&disk).await;
     zeroing(&disk).await;
     limits(&disk).await;
+    let second = shard.open_disk(&path, DiskOptions::default()).await;
+    assert!(
+        matches!(second, Err(DiskError::Locked { .. })),
+        "a lock excludes other opens, of this process as well"
+    );
     drop(disk);
     let disk = shard.open_disk(&path, create(SIZE * 2)).await.expect("opens what is there");
     assert_eq!(disk.size(), SIZE, "opening never resizes");
@@ -246,16 +251,6 @@ fn real(choice: EngineChoice) {
     let folder = tempfile::tempdir().expect("a folder");
     let place = Place { folder: folder.path().into(), ip: Ipv4Addr::LOCALHOST };
     run_shard(choice, |shard| suite(shard, place)).expect("the engine starts");
-    // A lock excludes other opens, of this process as well.
-    let path = folder.path().join("disk");
-    run_shard(choice, |shard| async move {
-        let held = shard.open_disk(&path, DiskOptions::default()).await.expect("opens");
-        let second = shard.open_disk(&path, DiskOptions::default()).await;
-        assert!(matches!(second, Err(DiskError::Locked { .. })));
-        drop(held);
-        shard.open_disk(&path, DiskOptions::default()).await.expect("free again");
-    })
-    .expect("the engine starts");
 }
 
 #[test]

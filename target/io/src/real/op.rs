@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
-use twinlun_block::Payload;
+use twinlun_block::{ByteRange, Payload};
 
 use super::buffers::ReadBuffer;
 
@@ -49,10 +49,10 @@ pub(crate) struct Op {
 pub(crate) enum Kind {
     /// Fills the buffer from byte `at` of it.
     Read { buffer: ReadBuffer, at: usize, offset: u64 },
-    /// Writes at most [`MAX_SEGMENTS`] segments.
+    /// Writes at most [`MAX_SEGMENTS`] segments; `stable` makes them so in the same call.
     Write { data: Payload, offset: u64, stable: bool },
-    /// Makes everything written stable.
-    Flush,
+    /// Makes what was written stable: everything, or at least the range.
+    Flush { range: Option<ByteRange> },
     /// Makes a range read as zeros.
     Zero { offset: u64, len: u64, mode: FallocateFlags },
 }
@@ -70,7 +70,8 @@ impl Op {
                 let flags = if *stable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
                 with_slices(data, |slices| rustix::io::pwritev2(file, slices, *offset, flags))
             }
-            Kind::Flush => rustix::fs::fdatasync(file).map(|()| 0),
+            // There is no call for a range.
+            Kind::Flush { range: _ } => rustix::fs::fdatasync(file).map(|()| 0),
             Kind::Zero { offset, len, mode } => rustix::fs::fallocate(file, *mode, *offset, *len).map(|()| 0),
         }
     }
@@ -79,7 +80,7 @@ impl Op {
     pub(crate) fn note(&self, result: OpResult) {
         let Err(error) = result else { return };
         let lost_writes = match self.kind {
-            Kind::Flush => !matches!(error, Errno::INTR | Errno::AGAIN),
+            Kind::Flush { .. } => !matches!(error, Errno::INTR | Errno::AGAIN),
             Kind::Write { stable, .. } => stable && error == Errno::IO,
             Kind::Read { .. } | Kind::Zero { .. } => false,
         };

@@ -247,7 +247,15 @@ fn prepare(entry: &mut Entry) -> squeue::Entry {
                 .rw_flags(if *stable { RWF_DSYNC } else { 0 })
                 .build()
         }
-        Kind::Flush => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        Kind::Flush { range } => {
+            // No bytes from byte 0 is everything; so is a range too long to be said.
+            let whole = (0, 0);
+            let (offset, len) = range.map_or(whole, |range| match u32::try_from(range.len()) {
+                Ok(len) => (range.offset(), len),
+                Err(_) => whole,
+            });
+            opcode::Fsync::new(fd).offset(offset).len(len).flags(types::FsyncFlags::DATASYNC).build()
+        }
         Kind::Zero { offset, len, mode } => {
             opcode::Fallocate::new(fd, *len).offset(*offset).mode(mode.bits().cast_signed()).build()
         }

@@ -64,7 +64,7 @@ pub(super) struct DiskState {
     /// Goes up when the medium is taken out; handles of an older generation see only errors.
     generation: u64,
     /// Who has it open, how often.
-    lock: Option<(Owner, u32)>,
+    lock: Option<Owner>,
     /// Whose power cut loses what is not flushed.
     last_owner: Option<usize>,
     pub(super) faults: Faults,
@@ -258,7 +258,7 @@ impl DiskState {
                 }
             }
         }
-        self.lock = self.lock.filter(|(holder, _)| *holder != owner);
+        self.lock = self.lock.filter(|holder| *holder != owner);
         if how == Crash::PowerCut && self.last_owner == Some(owner.slot) && self.lose_power() > 0 {
             core.count("disk.unflushed_lost");
         }
@@ -357,17 +357,16 @@ pub(super) async fn open(
         let mut disks = core.disks.borrow_mut();
         let disk = &mut disks.all[index];
         let path = path.to_owned();
-        let held = match disk.lock {
-            Some((holder, _)) if holder != owner => return Err(DiskError::Locked { path }),
-            Some((_, times)) => times,
-            None => 0,
-        };
+        // As flock(2) has it: a second open is refused, of the same process too.
+        if disk.lock.is_some() {
+            return Err(DiskError::Locked { path });
+        }
         // A slot whose disk was pulled does not grow a new one.
         if let (None, 0, Some(size)) = (&disk.medium, disk.generation, options.create) {
             disk.medium = Some(Medium::blank(size));
         }
         let size = disk.medium.as_ref().ok_or(DiskError::NotFound { path })?.size();
-        disk.lock = Some((owner, held + 1));
+        disk.lock = Some(owner);
         disk.last_owner = Some(owner.slot);
         (size, disk.generation)
     };
@@ -445,10 +444,7 @@ impl Drop for SimDisk {
     fn drop(&mut self) {
         let disk = &mut self.core.disks.borrow_mut().all[self.index];
         if disk.generation == self.generation {
-            disk.lock = match disk.lock {
-                Some((holder, times)) if holder == self.owner => (times > 1).then(|| (holder, times - 1)),
-                other => other,
-            };
+            disk.lock = disk.lock.filter(|holder| *holder != self.owner);
         }
     }
 }
