@@ -26,11 +26,18 @@ pub struct ArrayOptions {
     pub intent_idle: Duration,
     /// Pause between two pieces of a rebuild while hosts are served, as a multiple of the time the piece took.
     pub rebuild_yield: u32,
+    /// Bytes between two durable checkpoints of a rebuild.
+    pub rebuild_checkpoint: u64,
 }
 
 impl Default for ArrayOptions {
     fn default() -> Self {
-        Self { accept_half: false, intent_idle: Duration::from_secs(5), rebuild_yield: 1 }
+        Self {
+            accept_half: false,
+            intent_idle: Duration::from_secs(5),
+            rebuild_yield: 1,
+            rebuild_checkpoint: 64 << 20,
+        }
     }
 }
 

@@ -19,8 +19,6 @@ use super::record::LuRecord;
 const PIECE: u64 = 1 << 20;
 /// What is copied alone when a larger piece cannot be read.
 const SMALL: u64 = 4096;
-/// Bytes between two durable checkpoints of a rebuild.
-const CHECKPOINT: u64 = 64 << 20;
 /// How long the keeper rests after something went wrong.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -189,7 +187,7 @@ impl LuCore {
             }
             at = part.range.end();
             member.built.set(Some(at));
-            if at - checkpoint >= CHECKPOINT {
+            if at - checkpoint >= self.options.rebuild_checkpoint {
                 self.store_built(member, Some(at)).await?;
                 checkpoint = at;
                 self.clear_intent(self.options.intent_idle).await;

@@ -34,7 +34,12 @@ pub(crate) fn configs(disks: impl IntoIterator<Item = usize>) -> Vec<DiskConfig>
 }
 
 pub(crate) fn options() -> ArrayOptions {
-    ArrayOptions { intent_idle: Duration::from_millis(200), ..ArrayOptions::default() }
+    ArrayOptions {
+        intent_idle: Duration::from_millis(200),
+        // Short, so that small LUs have checkpoints to be cut short at.
+        rebuild_checkpoint: MIB,
+        ..ArrayOptions::default()
+    }
 }
 
 pub(crate) async fn open(shard: Shard, disks: impl IntoIterator<Item = usize>) -> Result<Array, ArrayError> {
