@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::pair::{Pair, single};
-use crate::process::{missing, run};
-use crate::runner::{Case, Outcome, Verdict};
+use crate::process::{missing, output, run, tool};
+use crate::runner::{Case, Failure, Outcome, Verdict};
 
 const SIZE: u64 = 256 << 20;
 const LIMIT: Duration = Duration::from_secs(180);
@@ -48,7 +48,8 @@ async fn qemu_tools(folder: PathBuf) -> Outcome {
         return Ok(Verdict::Skipped(reason));
     }
     let help = run("qemu-img", ["--help"], SHORT).await?;
-    let formats = help.lines().skip_while(|line| !line.starts_with("Supported formats")).collect::<String>();
+    let formats =
+        help.lines().skip_while(|line| !line.starts_with("Supported image formats")).collect::<String>();
     if !formats.contains("iscsi") {
         return Ok(Verdict::Skipped("QEMU has no iSCSI driver here (package qemu-block-extra)".into()));
     }
@@ -116,16 +117,45 @@ async fn chap(folder: PathBuf) -> Outcome {
 
 /// R-HOST-3: a secondary image is there, says that it is not usable, and never gives or takes data.
 async fn secondary_refuses(folder: PathBuf) -> Outcome {
-    if let Some(reason) = missing(&["iscsi-inq", "iscsi-dd"]) {
+    if let Some(reason) = missing(&["iscsi-inq", "iscsi-perf"]) {
         return Ok(Verdict::Skipped(reason));
     }
     let pair = Pair::build(&folder, SIZE, None).await?;
-    let inquiry = run("iscsi-inq", [pair.west.url(0)], SHORT).await?;
-    check(inquiry.contains("TWINLUN"), &format!("the LU is not there: {inquiry}"))?;
-    let copied = run("iscsi-dd", ["-s", &pair.west.url(0), "-d", &pair.east.url(0), "-b", "8"], SHORT).await;
-    check(copied.is_err(), "the secondary gave data to a host")?;
+    // libiscsi asks whether the unit is ready before anything else: NOT READY, LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN STANDBY STATE.
+    let inquiry = output("iscsi-inq", [pair.west.url(0)], SHORT).await?;
+    let refusal =
+        String::from_utf8_lossy(&inquiry.stderr).into_owned() + &String::from_utf8_lossy(&inquiry.stdout);
+    check(
+        refusal.contains("NOT READY") && refusal.contains("0x040b"),
+        &format!("no proper refusal: {refusal}"),
+    )?;
+    let perf = |url: String| async move {
+        output("iscsi-perf", ["-m", "8", "-b", "8", "-t", "1", "-r", &url], SHORT).await
+    };
+    let primary = perf(pair.east.url(0)).await?;
+    check(primary.status.success(), "the primary gives no data")?;
+    let secondary = perf(pair.west.url(0)).await?;
+    check(!secondary.status.success(), "the secondary gave data to a host")?;
+    let written = load_writes(&pair.west.url(0)).await?;
+    check(
+        written.contains("sense key 0x2") && written.contains("0x04/0x0b"),
+        &format!("the secondary took a write: {written}"),
+    )?;
     pair.stop_and_compare().await?;
     Ok(Verdict::Passed)
+}
+
+/// What our own load generator says when it writes to a LU that does not take writes.
+async fn load_writes(url: &str) -> Result<String, Failure> {
+    let tool = tool()?;
+    let arguments = ["load", url, "--read", "0", "--time", "1s", "--warm-up", "0s"];
+    let output = tokio::process::Command::new(tool)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await?;
+    check(!output.status.success(), "writing to the secondary succeeded")?;
+    Ok(String::from_utf8_lossy(&output.stderr).to_lowercase())
 }
 
 fn check(good: bool, complaint: &str) -> Result<(), String> {

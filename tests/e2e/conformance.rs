@@ -30,12 +30,16 @@ const SKIPS: [(&str, &str); 13] = [
     ("ALL.GetLBAStatus", "needs a thin LU"),
 ];
 
+/// What the tool itself gets wrong with blocks of 4096 bytes: failures that say nothing about the target.
+const WRONG_AT_4096: [(&str, &str); 1] =
+    [("ALL.ProutReserve.Access", "writes 512 bytes to a block of 4096 and expects that to work")];
+
 /// The cases of this room.
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("conformance_thick_512", LIMIT, |folder| unmirrored(folder, json!({}))),
-        Case::new("conformance_thin_4096_no_cache", LIMIT, |folder| {
-            unmirrored(folder, json!({"thin": true, "block_size": 4096, "write_cache": false}))
+        Case::new("conformance_thin_4096", LIMIT, |folder| {
+            unmirrored(folder, json!({"thin": true, "block_size": 4096}))
         }),
         Case::new("conformance_mirrored", LIMIT, mirrored),
     ]
@@ -45,8 +49,9 @@ async fn unmirrored(folder: PathBuf, lu: serde_json::Value) -> Outcome {
     if let Some(reason) = missing(&["iscsi-test-cu"]) {
         return Ok(Verdict::Skipped(reason));
     }
-    let mut unit = single(&folder, SIZE, lu).await?;
-    let verdict = suite(&unit.url(0)).await;
+    let mut unit = single(&folder, SIZE, lu.clone()).await?;
+    let wrong: &[(&str, &str)] = if lu["block_size"] == 4096 { &WRONG_AT_4096 } else { &[] };
+    let verdict = suite(&unit.url(0), wrong).await;
     unit.stop().await?;
     verdict
 }
@@ -56,7 +61,7 @@ async fn mirrored(folder: PathBuf) -> Outcome {
         return Ok(Verdict::Skipped(reason));
     }
     let pair = Pair::build(&folder, SIZE, None).await?;
-    let verdict = suite(&pair.east.url(0)).await?;
+    let verdict = suite(&pair.east.url(0), &[]).await?;
     pair.wait_in_step(Duration::from_secs(30)).await?;
     pair.stop_and_compare().await?;
     Ok(verdict)
@@ -71,7 +76,7 @@ enum Test {
 
 /// Failures come from one run of the whole family: some tests expect what an earlier one has left in the tool. Skips come from a run of each
 /// test by itself, because the tool counts a skip as a pass and does not name it.
-async fn suite(url: &str) -> Outcome {
+async fn suite(url: &str, wrong: &[(&str, &str)]) -> Outcome {
     let list = run("iscsi-test-cu", ["-l"], Duration::from_secs(10)).await?;
     let tests: Vec<_> = list
         .lines()
@@ -94,8 +99,12 @@ async fn suite(url: &str) -> Outcome {
             Test::Passed
         };
         *counts.entry(verdict).or_default() += 1;
-        let excused = SKIPS.iter().any(|(prefix, _)| test.starts_with(prefix));
-        if verdict == Test::Failed || (verdict == Test::Skipped && !excused) {
+        let excuses = match verdict {
+            Test::Passed => continue,
+            Test::Skipped => &SKIPS[..],
+            Test::Failed => wrong,
+        };
+        if !excuses.iter().any(|(prefix, _)| test.starts_with(prefix)) {
             complaints.push(format!("{verdict:?} {test}"));
         }
     }

@@ -53,3 +53,11 @@ where
     let stderr = String::from_utf8_lossy(&output.stderr);
     Err(format!("{program} ended with {}: {stdout}{stderr}", output.status).into())
 }
+
+/// `twinlun`, which cargo puts beside test programs or one folder up.
+pub(crate) fn tool() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe()?;
+    let folders = program.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join("twinlun")).find(|path| path.is_file());
+    found.ok_or_else(|| "twinlun is not built; build the workspace first".into())
+}
