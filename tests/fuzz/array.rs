@@ -29,7 +29,7 @@ const LOG: &str = "mirror/intent";
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "array-disks",
-        execs: 1500,
+        execs: 120,
         longest: 1000,
         work: (4096, 64),
         fresh: |rng| {
@@ -118,9 +118,9 @@ fn damage(media: &mut [Medium], source: &mut Source<'_>) -> Damage {
     for _ in 0..source.below(4) + 1 {
         let mask = source.pick(&[1u8, 2, 4, 7, 7, 3]);
         touched |= mask;
-        let seals = source.flag();
+        let seals = !source.rarely(3);
         done.sealed |= seals;
-        let (kind, which, at) = (source.below(5), source.below(2), source.u16());
+        let (kind, which, at) = (source.below(9), source.below(2), source.u16());
         let new = edit(source);
         for (_, medium) in media.iter_mut().enumerate().filter(|(disk, _)| mask & 1 << disk != 0) {
             match kind {
@@ -130,7 +130,7 @@ fn damage(media: &mut [Medium], source: &mut Source<'_>) -> Damage {
                     change(medium, label, BLOCK, at % 128, &new, seals.then_some(4092));
                 }
                 1 => change(medium, SLOTS[which], BLOCK, at % 80, &new, seals.then_some(4092)),
-                2 | 3 => body(medium, SLOTS[which], at, &new, seals),
+                2..=6 => body(medium, SLOTS[which], at, &new, seals),
                 _ => {
                     let block = PAGES + u64::from(at % 32) * BLOCK;
                     change(medium, block, BLOCK, at / 32 % 80, &new, seals.then_some(28));
@@ -144,10 +144,10 @@ fn damage(media: &mut [Medium], source: &mut Source<'_>) -> Damage {
 
 /// Bytes to put in: digits for what is stored as text, anything else otherwise.
 fn edit(source: &mut Source<'_>) -> Vec<u8> {
-    match source.below(4) {
-        0 => source.number().to_string().into_bytes(),
-        1 => source.number().to_le_bytes()[..1 + source.below(8)].to_vec(),
-        2 => source.pick(&["null", "[]", "{}", "-1", "\"", "true", "0", "raid0"]).as_bytes().to_vec(),
+    match source.below(8) {
+        0..=4 => source.number().to_string().into_bytes(),
+        5 => source.number().to_le_bytes()[..1 + source.below(8)].to_vec(),
+        6 => source.pick(&["null", "[]", "{}", "-1", "\"", "true", "0", "raid0"]).as_bytes().to_vec(),
         _ => {
             let len = 1 + source.below(24);
             source.take(len).to_vec()
@@ -210,7 +210,7 @@ fn run(input: &[u8], probe: &mut Probe) {
     if trusted && damage.disks == 1 && !damage.labels {
         assert_eq!(outcome, "serves", "one damaged disk of three harms nobody");
     }
-    probe.saw(outcome.chars().filter(|c| !c.is_ascii_digit()).take(60).collect::<String>());
+    probe.saw(outcome.chars().filter(|c| !c.is_ascii_digit()).take(160).collect::<String>());
     probe.work(1);
 }
 

@@ -17,7 +17,7 @@ use crate::login::{KEYS, VALUES};
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "iscsi-initiator",
-        execs: 100_000,
+        execs: 60_000,
         longest: 3000,
         work: (4096, 64),
         fresh: |rng| {
@@ -135,7 +135,7 @@ fn note(raw: RawPdu, parameters: &Parameters, open: &mut Vec<Asked>) {
 fn ended(event: &Event, probe: &mut Probe) -> usize {
     match event {
         Event::Completed(done) => {
-            probe.saw(("completed", done.response.0, done.status.0, done.data.is_empty()))
+            probe.saw(("completed", done.response.0, done.status.0, done.data.is_empty()));
         }
         Event::Rejected { tag, reason, .. } => {
             probe.saw(("rejected", reason.0, tag.is_some()));

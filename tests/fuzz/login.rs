@@ -12,9 +12,9 @@ use crate::input::{Rng, Source};
 pub(crate) fn targets() -> Vec<Target> {
     let target = |name, execs, fresh, run| Target { name, execs, longest: 4096, work: (512, 4), fresh, run };
     vec![
-        target("iscsi-text", 200_000, text_bytes, text_run),
+        target("iscsi-text", 150_000, text_bytes, text_run),
         target("iscsi-negotiation", 150_000, choices, negotiation),
-        target("iscsi-chap", 100_000, choices, chap),
+        target("iscsi-chap", 150_000, choices, chap),
     ]
 }
 

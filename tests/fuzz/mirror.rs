@@ -14,10 +14,10 @@ pub(crate) fn targets() -> Vec<Target> {
     };
     let target = |name, execs, fresh, run| Target { name, execs, longest: 6000, work: (512, 4), fresh, run };
     vec![
-        target("link-wire", 150_000, frames, wire),
+        target("link-wire", 60_000, frames, wire),
         target("link-handshake", 20_000, choices, handshake),
-        target("mirror-record", 60_000, records, record),
-        target("mirror-page", 10_000, choices, page),
+        target("mirror-record", 30_000, records, record),
+        target("mirror-page", 30_000, choices, page),
     ]
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn targets() -> Vec<Target> {
     vec![
         Target {
             name: "scsi",
-            execs: 60_000,
+            execs: 30_000,
             longest: 3000,
             work: (4096, 400),
             fresh: |rng| {
@@ -35,7 +35,7 @@ pub(crate) fn targets() -> Vec<Target> {
         },
         Target {
             name: "scsi-saved",
-            execs: 100_000,
+            execs: 150_000,
             longest: 2000,
             work: (4096, 16),
             fresh: |rng| {

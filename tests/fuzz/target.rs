@@ -34,7 +34,7 @@ const MAX_WRITE: u32 = 8192;
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "iscsi-target",
-        execs: 60_000,
+        execs: 50_000,
         longest: 3000,
         work: (4096, 64),
         fresh: |rng| {
@@ -88,6 +88,15 @@ impl Directory for Fixture {
     }
 }
 
+/// What all requests have.
+#[derive(Clone, Copy)]
+struct Head {
+    immediate: bool,
+    task_tag: TaskTag,
+    lun: Lun,
+    exp_stat_sn: Serial32,
+}
+
 /// The initiator's view, and what must hold of the target.
 struct Host<'p> {
     connection: Connection,
@@ -99,6 +108,8 @@ struct Host<'p> {
     stat_sn: Option<Serial32>,
     /// Room that the initiator gave each tag for Data-In, and how much came. A tag that is used twice has room for all.
     room: BTreeMap<u32, u64>,
+    /// Something was sent that nobody here understands: it may have been a command with any room.
+    noise: bool,
     r2ts: Vec<R2t>,
     delivered: Vec<(u32, u32)>,
     functions: Vec<u32>,
@@ -136,6 +147,7 @@ fn run(input: &[u8], probe: &mut Probe) {
         cmd_sn: source.pick(&[100, u32::MAX - 2, 0x7fff_fffe]),
         stat_sn: None,
         room: BTreeMap::new(),
+        noise: false,
         r2ts: Vec::new(),
         delivered: Vec::new(),
         functions: Vec::new(),
@@ -164,6 +176,7 @@ impl Host<'_> {
         if source.rarely(40) {
             let at = source.u16() as usize % bytes.len();
             bytes[at] ^= 1 << source.below(8);
+            self.noise = true;
         }
         self.send(&bytes, source);
     }
@@ -249,6 +262,7 @@ impl Host<'_> {
         };
         if source.rarely(40) {
             let garbage = source.take(200).to_vec();
+            self.noise = true;
             self.send(&garbage, source);
         } else if source.rarely(40) {
             self.request(source);
@@ -277,38 +291,9 @@ impl Host<'_> {
         } else {
             Lun([0, source.byte() & 1, 0, 0, 0, 0, 0, 0])
         };
+        let head = Head { immediate, task_tag, lun, exp_stat_sn };
         match source.below(16) {
-            0..=5 => {
-                let (read, write) =
-                    source.pick(&[(true, false), (false, true), (false, true), (false, false), (true, true)]);
-                let len =
-                    if source.rarely(30) { source.number() as u32 } else { source.number() as u32 % 12_000 };
-                let data = if write && source.flag() {
-                    pattern((len as usize).min(source.number() as usize % 2048))
-                } else {
-                    Bytes::new()
-                };
-                let bidirectional = (read && write).then(|| source.number() as u32);
-                let cmd_sn = self.number(immediate, source);
-                *self.room.entry(tag).or_default() +=
-                    u64::from(if read && !write { len } else { bidirectional.unwrap_or(0) });
-                let command = ScsiCommand {
-                    immediate,
-                    is_final: !(write && source.rarely(3)),
-                    read,
-                    write,
-                    attribute: TaskAttribute(if source.rarely(4) { source.byte() & 7 } else { 1 }),
-                    lun,
-                    task_tag,
-                    expected_len: len,
-                    cmd_sn,
-                    exp_stat_sn,
-                    cdb: Cdb::from(source.array()),
-                    bidirectional_read_len: bidirectional.filter(|_| !source.rarely(4)),
-                    data: data.into(),
-                };
-                self.encode(command, source);
-            }
+            0..=5 => self.command(head, source),
             6..=9 => self.data_out(tag, lun, source),
             10 => {
                 let cmd_sn = self.number(immediate, source);
@@ -326,49 +311,8 @@ impl Host<'_> {
                 };
                 self.encode(nop, source);
             }
-            11 => {
-                let cmd_sn = self.number(true, source);
-                let pdu = TaskRequest {
-                    immediate: !source.rarely(4),
-                    function: TaskFunction(if source.rarely(8) {
-                        source.byte()
-                    } else {
-                        1 + source.byte() % 12
-                    }),
-                    lun,
-                    task_tag,
-                    referenced_task_tag: TaskTag(source.below(12) as u32),
-                    cmd_sn,
-                    exp_stat_sn,
-                    ref_cmd_sn: Serial32(self.cmd_sn.wrapping_sub(source.below(8) as u32)),
-                    exp_data_sn: 0,
-                };
-                self.encode(pdu, source);
-            }
-            12 => {
-                let cmd_sn = self.number(immediate, source);
-                let continues = source.rarely(4);
-                let text = if source.flag() {
-                    "SendTargets=All\0"
-                } else {
-                    "SendTargets=\0MaxRecvDataSegmentLength=512\0"
-                };
-                let text =
-                    if source.rarely(3) { Bytes::copy_from_slice(source.take(60)) } else { text.into() };
-                let transfer_tag = TransferTag(if source.flag() { u32::MAX } else { source.byte().into() });
-                let pdu = TextRequest {
-                    immediate,
-                    is_final: !continues,
-                    continues,
-                    lun,
-                    task_tag,
-                    transfer_tag,
-                    cmd_sn,
-                    exp_stat_sn,
-                    text,
-                };
-                self.encode(pdu, source);
-            }
+            11 => self.function(head, source),
+            12 => self.text(head, source),
             13 if source.rarely(4) => {
                 let cmd_sn = self.number(immediate, source);
                 let reason = LogoutReason(source.byte() & 3);
@@ -377,6 +321,7 @@ impl Host<'_> {
             }
             14 => {
                 // A header of any contents, but with a length that its data has.
+                self.noise = true;
                 let mut header: [u8; 48] = source.array();
                 header[4] &= source.byte();
                 let raw = RawPdu {
@@ -388,6 +333,7 @@ impl Host<'_> {
             }
             15 if source.rarely(8) => {
                 let garbage = source.take(100).to_vec();
+                self.noise = true;
                 self.send(&garbage, source);
             }
             _ => {
@@ -397,6 +343,77 @@ impl Host<'_> {
                 }
             }
         }
+    }
+
+    fn command(&mut self, head: Head, source: &mut Source<'_>) {
+        let Head { immediate, task_tag, lun, exp_stat_sn } = head;
+        let (read, write) =
+            source.pick(&[(true, false), (false, true), (false, true), (false, false), (true, true)]);
+        let len = if source.rarely(30) { source.number() as u32 } else { source.number() as u32 % 12_000 };
+        let data = if write && source.flag() {
+            pattern((len as usize).min(source.number() as usize % 2048))
+        } else {
+            Bytes::new()
+        };
+        let bidirectional = (read && write).then(|| source.number() as u32);
+        let cmd_sn = self.number(immediate, source);
+        *self.room.entry(task_tag.0).or_default() +=
+            u64::from(if read && !write { len } else { bidirectional.unwrap_or(0) });
+        let command = ScsiCommand {
+            immediate,
+            is_final: !(write && source.rarely(3)),
+            read,
+            write,
+            attribute: TaskAttribute(if source.rarely(4) { source.byte() & 7 } else { 1 }),
+            lun,
+            task_tag,
+            expected_len: len,
+            cmd_sn,
+            exp_stat_sn,
+            cdb: Cdb::from(source.array()),
+            bidirectional_read_len: bidirectional.filter(|_| !source.rarely(4)),
+            data: data.into(),
+        };
+        self.encode(command, source);
+    }
+
+    fn function(&mut self, head: Head, source: &mut Source<'_>) {
+        let Head { task_tag, lun, exp_stat_sn, .. } = head;
+        let cmd_sn = self.number(true, source);
+        let pdu = TaskRequest {
+            immediate: !source.rarely(4),
+            function: TaskFunction(if source.rarely(8) { source.byte() } else { 1 + source.byte() % 12 }),
+            lun,
+            task_tag,
+            referenced_task_tag: TaskTag(source.below(12) as u32),
+            cmd_sn,
+            exp_stat_sn,
+            ref_cmd_sn: Serial32(self.cmd_sn.wrapping_sub(source.below(8) as u32)),
+            exp_data_sn: 0,
+        };
+        self.encode(pdu, source);
+    }
+
+    fn text(&mut self, head: Head, source: &mut Source<'_>) {
+        let Head { immediate, task_tag, lun, exp_stat_sn } = head;
+        let cmd_sn = self.number(immediate, source);
+        let continues = source.rarely(4);
+        let text =
+            if source.flag() { "SendTargets=All\0" } else { "SendTargets=\0MaxRecvDataSegmentLength=512\0" };
+        let text = if source.rarely(3) { Bytes::copy_from_slice(source.take(60)) } else { text.into() };
+        let transfer_tag = TransferTag(if source.flag() { u32::MAX } else { source.byte().into() });
+        let pdu = TextRequest {
+            immediate,
+            is_final: !continues,
+            continues,
+            lun,
+            task_tag,
+            transfer_tag,
+            cmd_sn,
+            exp_stat_sn,
+            text,
+        };
+        self.encode(pdu, source);
     }
 
     /// Data that an R2T asks for, or that nobody asks for.
@@ -586,8 +603,8 @@ impl Host<'_> {
                 Response::DataIn(p) => {
                     let room = self.room.entry(p.task_tag.0).or_default();
                     let len = p.data.len() as u64;
-                    assert!(len <= *room, "more Data-In than the initiator has room for");
-                    *room -= len;
+                    assert!(len <= *room || self.noise, "more Data-In than the initiator has room for");
+                    *room = room.saturating_sub(len);
                     match p.status {
                         Some(end) => (end.stat_sn, true),
                         None => continue,

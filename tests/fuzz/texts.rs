@@ -13,8 +13,8 @@ use crate::input::{Rng, Source};
 pub(crate) fn targets() -> Vec<Target> {
     let target = |name, execs, fresh, run| Target { name, execs, longest: 4096, work: (4096, 4), fresh, run };
     vec![
-        target("config-toml", 30_000, toml_text, toml_run),
-        target("admin-json", 100_000, json_text, json_run),
+        target("config-toml", 60_000, toml_text, toml_run),
+        target("admin-json", 60_000, json_text, json_run),
         target("sizes", 200_000, size_text, size_run),
     ]
 }
@@ -81,7 +81,7 @@ fn toml_run(input: &[u8], probe: &mut Probe) {
             let (line, column) = error.at.unwrap_or((1, 1));
             assert!(line >= 1 && column >= 1 && line <= text.matches('\n').count() + 1);
             assert!(!error.to_string().is_empty());
-            let kind: String = error.what.chars().filter(|c| c.is_ascii_lowercase()).take(24).collect();
+            let kind: String = error.what.chars().filter(char::is_ascii_lowercase).take(24).collect();
             probe.saw(kind);
         }
     }
@@ -160,8 +160,7 @@ fn order<T: Serialize + DeserializeOwned>(what: &str, body: &[u8], probe: &mut P
             probe.saw((what, first.len() / 16));
         }
         Err(error) => {
-            let kind: String =
-                error.to_string().chars().filter(|c| c.is_ascii_lowercase()).take(20).collect();
+            let kind: String = error.to_string().chars().filter(char::is_ascii_lowercase).take(20).collect();
             probe.saw((what, kind));
         }
     }
