@@ -48,7 +48,7 @@ pub fn seal(bytes: &mut [u8]) {
 /// back.
 pub fn wire(bytes: &[u8], cuts: &[u8]) -> Stream {
     let (whole, error) = decode(bytes, &[]);
-    assert_eq!(decode(bytes, cuts), (whole.clone(), error.clone()), "pieces make no difference");
+    assert_eq!(decode(bytes, cuts), (whole.clone(), error), "pieces make no difference");
     let mut encoder = Encoder::new(TAG);
     let mut again = Vec::new();
     for frame in &whole {
