@@ -143,36 +143,3 @@ fn the_range_is_respected() {
     assert!(matches!(odd, LoadError::Arguments(_)), "{odd}");
     simulated_load(1, 0, "--offset 4092KiB --size 4KiB --time 100ms --warm-up 0s").unwrap();
 }
-
-/// Figures, not a test: `cargo test --release -p twinlun --test load -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints figures of this machine"]
-fn figures() {
-    let listening = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        run_shard(EngineChoice::Portable, async move |shard| {
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let listener = shard.listen(any).await.unwrap();
-            let address = listener.local_address();
-            listening.0.send(address).unwrap();
-            Ram::new(64 << 20, address, 0).serve(shard.clone(), listener).await;
-        })
-    });
-    let address = listening.1.recv().unwrap();
-    for words in [
-        "--depth 1",
-        "--depth 32",
-        "--depth 128",
-        "--depth 32 --read 0",
-        "--connections 8 --depth 8",
-        "--depth 32 --read 70 --verify",
-        "--depth 32 --header-digest --data-digest",
-        "--depth 16 --block-size 256KiB --read 50",
-    ] {
-        let args = args(&format!("{words} --time 2s --warm-up 500ms"));
-        let report =
-            run_shard(EngineChoice::Portable, async |shard| load(&shard, address, None, &args).await)
-                .unwrap();
-        println!("{words}\n{}", report.unwrap());
-    }
-}
