@@ -8,7 +8,7 @@ use twinlun_api::{ByteSize, RaidLevel};
 /// Administers a Twinlun storage unit.
 #[derive(Debug, Parser)]
 #[command(name = "twinlun", version, propagate_version = true, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Admin socket of the storage processor, or the folder that holds it; stands before the verb
     #[arg(long, env = "TWINLUN_UNIT", value_name = "PATH", default_value = "/run/twinlun/admin.sock")]
     pub unit: PathBuf,
@@ -28,7 +28,7 @@ pub struct Cli {
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For programs: snake_case, bytes as integers, RFC 3339 times, `schema_version`.
@@ -37,7 +37,7 @@ pub enum Output {
 
 /// Nouns and their verbs.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// The storage processor
     #[command(subcommand)]
     Unit(UnitCommand),
@@ -84,14 +84,14 @@ pub enum Command {
 
 /// `twinlun unit`
 #[derive(Debug, Subcommand)]
-pub enum UnitCommand {
+pub(crate) enum UnitCommand {
     /// Show the storage processor
     Show,
 }
 
 /// `twinlun disk`
 #[derive(Debug, Subcommand)]
-pub enum DiskCommand {
+pub(crate) enum DiskCommand {
     /// List disks
     List,
     /// Add a disk
@@ -122,7 +122,7 @@ pub enum DiskCommand {
 
 /// `twinlun lu`
 #[derive(Debug, Subcommand)]
-pub enum LuCommand {
+pub(crate) enum LuCommand {
     /// Bind a LU
     Create {
         /// Name
@@ -181,7 +181,7 @@ pub enum LuCommand {
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// On.
     On,
     /// Off.
@@ -190,7 +190,7 @@ pub enum Switch {
 
 /// `twinlun host`
 #[derive(Debug, Subcommand)]
-pub enum HostCommand {
+pub(crate) enum HostCommand {
     /// Make a host known
     Add {
         /// Initiator name
@@ -219,7 +219,7 @@ pub enum HostCommand {
 
 /// `twinlun mirror`
 #[derive(Debug, Subcommand)]
-pub enum MirrorCommand {
+pub(crate) enum MirrorCommand {
     /// Create a mirror whose primary image are these LUs
     Create {
         /// Name
@@ -339,7 +339,7 @@ pub enum MirrorCommand {
 
 /// A secondary of a mirror.
 #[derive(Debug, Args)]
-pub struct ImageArgs {
+pub(crate) struct ImageArgs {
     /// Mirror
     pub name: String,
     /// The secondary's storage unit
@@ -349,7 +349,7 @@ pub struct ImageArgs {
 
 /// How long to wait.
 #[derive(Debug, Args)]
-pub struct WaitArgs {
+pub(crate) struct WaitArgs {
     /// Wait until it is done, with a progress bar on a terminal
     #[arg(long)]
     pub wait: bool,
@@ -360,7 +360,7 @@ pub struct WaitArgs {
 
 /// `twinlun session`
 #[derive(Debug, Subcommand)]
-pub enum SessionCommand {
+pub(crate) enum SessionCommand {
     /// List sessions
     List,
     /// End a session
@@ -372,7 +372,7 @@ pub enum SessionCommand {
 
 /// `twinlun event`
 #[derive(Debug, Subcommand)]
-pub enum EventCommand {
+pub(crate) enum EventCommand {
     /// List events
     List {
         /// Go on with new ones
@@ -383,7 +383,7 @@ pub enum EventCommand {
 
 /// `twinlun offline`
 #[derive(Debug, Subcommand)]
-pub enum OfflineCommand {
+pub(crate) enum OfflineCommand {
     /// Write a LU's content to stdout
     Dump {
         /// Configuration of the unit
@@ -403,7 +403,7 @@ pub enum OfflineCommand {
 
 /// A LU named by its unit's configuration.
 #[derive(Clone, Debug)]
-pub struct ConfiguredLu {
+pub(crate) struct ConfiguredLu {
     /// Configuration file.
     pub config: PathBuf,
     /// Name of the LU.
@@ -425,7 +425,7 @@ impl std::str::FromStr for ConfiguredLu {
 
 /// `twinlun demo`
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Write, cut the link, write more, restore it, and compare both images; exit 0 only if they are equal
     #[arg(long)]
     pub exercise: bool,

@@ -16,7 +16,12 @@ const POLL: Duration = Duration::from_millis(250);
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Waits until the secondary is in step again, with a bar on a terminal.
-pub async fn wait(cli: &Cli, client: &Client, image: &ImageArgs, wait: &WaitArgs) -> Result<(), Problem> {
+pub(crate) async fn wait(
+    cli: &Cli,
+    client: &Client,
+    image: &ImageArgs,
+    wait: &WaitArgs,
+) -> Result<(), Problem> {
     if !wait.wait || cli.dry_run {
         return Ok(());
     }
@@ -50,21 +55,21 @@ pub async fn wait(cli: &Cli, client: &Client, image: &ImageArgs, wait: &WaitArgs
 }
 
 /// Whether an image holds everything acknowledged.
-pub fn in_step(image: &Value) -> bool {
+pub(crate) fn in_step(image: &Value) -> bool {
     image["fractured"] == false
         && image["dirty_bytes"] == 0
         && matches!(image["state"].as_str(), Some("SYNCHRONIZED" | "CONSISTENT"))
 }
 
 /// A bar on a terminal, a line every few seconds elsewhere.
-pub struct Bar {
+pub(crate) struct Bar {
     bar: Option<ProgressBar>,
     last: std::cell::Cell<Option<Instant>>,
 }
 
 impl Bar {
     /// A bar that shows nothing yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {msg}")
                 .expect("the template is constant and right");
@@ -74,7 +79,7 @@ impl Bar {
     }
 
     /// Shows the state of an image.
-    pub fn show(&self, image: &Value) {
+    pub(crate) fn show(&self, image: &Value) {
         let state = image["state"].as_str().unwrap_or("?");
         let copied = image["progress"]["copied_bytes"].as_u64().unwrap_or(0);
         let total = image["progress"]["total_bytes"].as_u64().unwrap_or(0);
@@ -95,7 +100,7 @@ impl Bar {
     }
 
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -103,7 +108,7 @@ impl Bar {
 }
 
 /// Shows a mirror again whenever it changes, until interrupted.
-pub async fn watch_mirror(cli: &Cli, client: &Client, name: &str) -> Result<(), Problem> {
+pub(crate) async fn watch_mirror(cli: &Cli, client: &Client, name: &str) -> Result<(), Problem> {
     let mut shown = Value::Null;
     loop {
         let view = client.get(&format!("/v1/mirrors/{}", segment(name))).await?;
@@ -119,7 +124,7 @@ pub async fn watch_mirror(cli: &Cli, client: &Client, name: &str) -> Result<(), 
 }
 
 /// Prints events as they come, until interrupted.
-pub async fn events(cli: &Cli, client: &Client) -> Result<(), Problem> {
+pub(crate) async fn events(cli: &Cli, client: &Client) -> Result<(), Problem> {
     let mut after = 0;
     loop {
         let answer = client.get(&format!("/v1/events?after={after}&wait={}", after > 0)).await?;

@@ -14,7 +14,7 @@ use crate::cli::{ConfiguredLu, OfflineCommand};
 const SHOWN: usize = 16;
 
 /// Carries out `twinlun offline`.
-pub fn run(command: &OfflineCommand) -> Result<(), Problem> {
+pub(crate) fn run(command: &OfflineCommand) -> Result<(), Problem> {
     let done = run_shard(EngineChoice::Auto, |shard| async move {
         match command {
             OfflineCommand::Dump { config, lu } => {
@@ -40,7 +40,7 @@ pub fn run(command: &OfflineCommand) -> Result<(), Problem> {
 }
 
 /// Where two LUs of stopped units differ.
-pub async fn differences(
+pub(crate) async fn differences(
     shard: &Shard,
     a: &ConfiguredLu,
     b: &ConfiguredLu,

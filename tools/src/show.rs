@@ -11,7 +11,7 @@ use crate::cli::{
 };
 
 /// Prints an answer: data to stdout, nothing else.
-pub fn print(output: Output, command: &Command, answer: &Value) {
+pub(crate) fn print(output: Output, command: &Command, answer: &Value) {
     match output {
         Output::Json => emit(&format!("{answer:#}")),
         Output::Table => emit(&text(command, answer)),
@@ -19,7 +19,7 @@ pub fn print(output: Output, command: &Command, answer: &Value) {
 }
 
 /// Writes one piece of data to stdout. A reader that has seen enough and gone away is no error.
-pub fn emit(text: &str) {
+pub(crate) fn emit(text: &str) {
     if let Err(error) = writeln!(std::io::stdout().lock(), "{text}")
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
@@ -62,7 +62,7 @@ fn text(command: &Command, answer: &Value) -> String {
 }
 
 /// One event on one line.
-pub fn event(item: &Value) -> String {
+pub(crate) fn event(item: &Value) -> String {
     format!(
         "{}  {} {}: {}",
         cell(&item["time"]),
@@ -73,7 +73,7 @@ pub fn event(item: &Value) -> String {
 }
 
 /// A mirror with its images.
-pub fn mirror(view: &Value) -> String {
+pub(crate) fn mirror(view: &Value) -> String {
     let mut head = format!("{}  {}  {}", cell(&view["name"]), cell(&view["state"]), cell(&view["policy"]));
     let mut table = plain_table();
     table.set_header(["unit", "designator", "state", "reachable", "dirty", "progress", "note"]);

@@ -16,7 +16,7 @@ use crate::follow;
 use crate::show;
 
 /// Carries out a verb that talks to a storage processor.
-pub async fn run(cli: &Cli) -> Result<(), Problem> {
+pub(crate) async fn run(cli: &Cli) -> Result<(), Problem> {
     let client = Client::new(&cli.unit, cli.dry_run);
     let answer = match &cli.command {
         Command::Unit(UnitCommand::Show) => client.get("/v1/unit").await?,

@@ -10,8 +10,8 @@ use ram::{BLOCK, Ram, TARGET};
 use twinlun::initiator::{Session, SessionError, discover};
 use twinlun::load::{LoadArgs, LoadError, Report, load};
 use twinlun_block::Payload;
+use twinlun_io::Shard;
 use twinlun_io::sim::{World, WorldOptions};
-use twinlun_io::{EngineChoice, Shard, run_shard};
 use twinlun_iscsi::initiator::{InitiatorConfig, SessionKind, Transfer, cdb};
 use twinlun_iscsi::pdu::{Isid, Lun, ScsiStatus};
 

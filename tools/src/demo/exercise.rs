@@ -26,7 +26,7 @@ const SECTOR: u64 = 512;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Carries the exercise out against running arrays.
-pub async fn run(stage: &Stage, args: &DemoArgs) -> Result<(), Problem> {
+pub(crate) async fn run(stage: &Stage, args: &DemoArgs) -> Result<(), Problem> {
     println!("1. the first copy");
     wait_in_step(stage).await?;
     println!("2. writing through iSCSI while both images are in step");
@@ -50,7 +50,7 @@ pub async fn run(stage: &Stage, args: &DemoArgs) -> Result<(), Problem> {
 }
 
 /// Compares both images on the disks of the stopped arrays.
-pub async fn compare(folder: &Path) -> Result<(), Problem> {
+pub(crate) async fn compare(folder: &Path) -> Result<(), Problem> {
     println!("5. comparing both images on the disks, byte by byte");
     let lu = |unit: &str| ConfiguredLu { config: folder.join(format!("{unit}.toml")), lu: LU.into() };
     let (east, west) = (lu("east"), lu("west"));

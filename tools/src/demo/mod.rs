@@ -18,7 +18,7 @@ const LU: &str = "db";
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// Carries out `twinlun demo`.
-pub async fn run(args: &DemoArgs) -> Result<(), Problem> {
+pub(crate) async fn run(args: &DemoArgs) -> Result<(), Problem> {
     let folder = Folder::new(args.folder.as_deref())?;
     let stage = Stage::build(folder.path(), args).await?;
     println!("mirrored LU: {}", stage.address());

@@ -72,26 +72,6 @@ fn pings_both_ways() {
     assert!(answer.immediate);
 }
 
-fn text_response(
-    target: &Target,
-    task_tag: TaskTag,
-    stat_sn: Serial32,
-    is_final: bool,
-    text: &str,
-) -> TextResponse {
-    TextResponse {
-        is_final,
-        continues: !is_final,
-        lun: LUN,
-        task_tag,
-        transfer_tag: if is_final { TransferTag::RESERVED } else { TransferTag(4) },
-        stat_sn,
-        exp_cmd_sn: target.exp_cmd_sn,
-        max_cmd_sn: target.max_cmd_sn,
-        text: Bytes::copy_from_slice(text.as_bytes()),
-    }
-}
-
 #[test]
 fn discovery_over_several_answers() {
     let mut target = Target::ready(InitiatorConfig { session: SessionKind::Discovery, ..config() }, "");

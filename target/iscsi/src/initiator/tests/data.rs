@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Plays the target of one write and puts the data together from wherever it comes.
 fn write_through(config: InitiatorConfig, answers: &str, len: usize) -> Vec<&'static str> {
     let mut target = Target::ready(config, answers);
     let parameters = *target.initiator.parameters();

@@ -229,5 +229,3 @@ fn chap_mutual() {
     let reflected = format!("CHAP_A=7\0CHAP_I=1\0CHAP_C=0x{}\0", "09".repeat(32));
     assert_eq!(target.answer(false, Stage::SECURITY, &reflected), Err(refused(ChapError::Reflected)));
 }
-
-/// Plays the target of one write and puts the data together from wherever it comes.

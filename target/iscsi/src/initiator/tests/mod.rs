@@ -206,3 +206,23 @@ fn violation(result: Result<(), InitiatorError>) -> Violation {
 fn pattern(len: usize) -> Payload {
     (0..len).map(|index| (index * 7 % 253) as u8).collect::<Vec<_>>().into()
 }
+
+fn text_response(
+    target: &Target,
+    task_tag: TaskTag,
+    stat_sn: Serial32,
+    is_final: bool,
+    text: &str,
+) -> TextResponse {
+    TextResponse {
+        is_final,
+        continues: !is_final,
+        lun: LUN,
+        task_tag,
+        transfer_tag: if is_final { TransferTag::RESERVED } else { TransferTag(4) },
+        stat_sn,
+        exp_cmd_sn: target.exp_cmd_sn,
+        max_cmd_sn: target.max_cmd_sn,
+        text: Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
