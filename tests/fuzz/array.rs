@@ -29,7 +29,7 @@ const LOG: &str = "mirror/intent";
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "array-disks",
-        execs: 120,
+        execs: 300,
         longest: 1000,
         work: (4096, 64),
         fresh: |rng| {

@@ -17,7 +17,7 @@ use crate::login::{KEYS, VALUES};
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "iscsi-initiator",
-        execs: 60_000,
+        execs: 100_000,
         longest: 3000,
         work: (4096, 64),
         fresh: |rng| {

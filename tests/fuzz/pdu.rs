@@ -12,7 +12,7 @@ pub(crate) fn targets() -> Vec<Target> {
     vec![
         Target {
             name: "iscsi-pdu",
-            execs: 30_000,
+            execs: 60_000,
             longest: 4096,
             // The choices of one input may stand for eight PDUs of 2 KiB, received byte by byte, twice.
             work: (80_000, 4),

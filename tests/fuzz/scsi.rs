@@ -24,7 +24,7 @@ pub(crate) fn targets() -> Vec<Target> {
     vec![
         Target {
             name: "scsi",
-            execs: 30_000,
+            execs: 60_000,
             longest: 3000,
             work: (4096, 400),
             fresh: |rng| {

@@ -34,7 +34,7 @@ const MAX_WRITE: u32 = 8192;
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
         name: "iscsi-target",
-        execs: 50_000,
+        execs: 100_000,
         longest: 3000,
         work: (4096, 64),
         fresh: |rng| {
