@@ -54,8 +54,6 @@ pub(crate) enum Fault {
     DiskFlush,
     DiskNth,
     DiskGone,
-    /// A disk is pulled and an old copy of it is put back.
-    DiskStale,
     Fracture,
     Restore,
     Sync,
@@ -67,7 +65,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::PeerCut,
         Self::PeerHalfCut,
         Self::PeerReset,
@@ -96,7 +94,6 @@ impl Fault {
         Self::DiskFlush,
         Self::DiskNth,
         Self::DiskGone,
-        Self::DiskStale,
         Self::Fracture,
         Self::Restore,
         Self::Sync,
@@ -110,8 +107,6 @@ impl Fault {
     pub(crate) fn is_possible(self, units: &[UnitPlan], digests: bool) -> bool {
         match self {
             Self::HostCorrupt => digests,
-            // Of two vault copies a stale one is as good as none, and then the unit rightly asks for the missing disk.
-            Self::DiskStale => units.iter().any(|unit| unit.weak_disk.is_some() && unit.disks > 2),
             fault if fault.is_of_disks() => units.iter().any(|unit| unit.weak_disk.is_some()),
             _ => true,
         }
@@ -126,7 +121,6 @@ impl Fault {
                 | Self::DiskFlush
                 | Self::DiskNth
                 | Self::DiskGone
-                | Self::DiskStale
                 | Self::FailDisk
                 | Self::ReplaceDisk
         )
@@ -160,6 +154,8 @@ pub(crate) fn heal(stage: &Stage) {
         }
         if let Some(process) = stage.units[a].process() {
             process.resume();
+            // A fuse cannot be put out, but made so long that nobody lives to see its end.
+            process.crash_after(CrashPoint::Polls(u64::MAX / 2), Crash::Kill);
         }
         for disk in disks(stage, a) {
             disk.heal();
@@ -252,8 +248,7 @@ impl Injector {
             | Fault::DiskWrite
             | Fault::DiskFlush
             | Fault::DiskNth
-            | Fault::DiskGone
-            | Fault::DiskStale => self.break_disk(fault),
+            | Fault::DiskGone => self.break_disk(fault),
             Fault::Fracture
             | Fault::Restore
             | Fault::Sync
@@ -344,7 +339,7 @@ impl Injector {
         }
         let Some((unit, path)) = self.weak() else { return };
         let disk = self.stage.world.disk(&path);
-        if !disk.is_present() || fault == Fault::DiskStale && self.stage.plan.units[unit].disks < 3 {
+        if !disk.is_present() {
             return;
         }
         let start = self.rng.below(DISK_SIZE / 4096) * 4096;
@@ -358,20 +353,19 @@ impl Injector {
             }
             Fault::DiskFlush => disk.fail_flushes(1 + self.rng.below(3) as u32),
             Fault::DiskNth => disk.fail_in(self.rng.range(1..=300)),
-            Fault::DiskGone | Fault::DiskStale => {
-                let old = disk.copy();
-                let stale = fault == Fault::DiskStale;
-                let (apart, away) = (self.millis(1, 10_000), self.millis(1, 10_000));
-                let stage = self.stage.clone();
-                self.stage.shard.spawn(async move {
-                    if stale {
-                        stage.shard.sleep(apart).await;
-                    }
-                    let Some(medium) = disk.remove() else { return };
-                    stage.pulled.borrow_mut().insert(path.clone(), if stale { old } else { medium });
-                    stage.shard.sleep(away).await;
+            Fault::DiskGone => {
+                // It comes back as it was: what the unit did meanwhile is missing on it. An older state than the one at which it was
+                // pulled would be a forgery, and nothing could tell it from the truth when no other disk was written meanwhile.
+                let away = self.millis(1, 20_000);
+                let Some(medium) = disk.remove() else { return };
+                if unit == 0 {
+                    // Its cache lost power; a unit that is down cannot know.
+                    self.stage.oracle.borrow_mut().power_cut();
+                }
+                self.stage.pulled.borrow_mut().insert(path.clone(), medium);
+                self.later(away, move |stage| {
                     if let Some(medium) = stage.pulled.borrow_mut().remove(&path) {
-                        disk.insert(medium);
+                        stage.world.disk(&path).insert(medium);
                     }
                 });
             }

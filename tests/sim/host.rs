@@ -348,6 +348,7 @@ impl Worker {
     /// Carries out a command; now and then aborts it, and gives the session up when no status comes.
     async fn execute(&mut self, place: Place, cdb: cdb::Bytes16, transfer: Transfer) -> Fate {
         let tag = self.session.new_tag();
+        let operation = cdb[0];
         let command = Command::new(tag, number(place.lu), cdb, transfer);
         if self.rng.chance(1, 60) {
             let (session, shard) = (self.session.clone(), self.host.shard.clone());
@@ -359,8 +360,13 @@ impl Worker {
         }
         let limit = Duration::from_secs(self.rng.range(5..=40));
         let begun = self.host.shard.now();
-        let done = self.host.shard.timeout(limit, self.session.execute_as(command)).await;
         let stage = &self.host.stage;
+        let what = move || {
+            format!("{operation:#04x} at {}+{} of LU {}, tag {tag}", place.first, place.count, place.lu)
+        };
+        stage.detail(|| format!("{} sends {}", name(self.host.index), what()));
+        let done = self.host.shard.timeout(limit, self.session.execute_as(command)).await;
+        stage.detail(|| format!("{} ends {}", name(self.host.index), what()));
         match done {
             Ok(Ok(completion)) => self.judge(&completion, place, cdb[0]),
             Ok(Err(SessionError::Aborted)) => Fate::Over,
@@ -434,7 +440,9 @@ pub(crate) async fn read_everything(stage: &Rc<Stage>) -> Result<(), String> {
     process.spawn(async move {
         let _ = done.send(host.read_all().await);
     });
-    wait.await.map_err(|_| "the reader died".to_owned())?
+    let read = stage.shard.timeout(Duration::from_secs(300), wait).await;
+    read.map_err(|_| "reading everything takes for ever".to_owned())?
+        .map_err(|_| "the reader died".to_owned())?
 }
 
 impl Host {

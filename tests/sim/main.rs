@@ -187,7 +187,7 @@ fn many(from: u64, count: u64, endless: bool, bug: Option<&str>, total: &mut Tot
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            if endless && seed.is_multiple_of(10_000) {
+            if endless && seed.is_multiple_of(1000) {
                 println!("{seed}: {} passed, {} failed", total.passed, total.failed.len());
             }
         }

@@ -223,6 +223,13 @@ impl Stage {
         log.push(line);
     }
 
+    /// Notes what is too much for every run.
+    pub(crate) fn detail(&self, text: impl FnOnce() -> String) {
+        if self.loud {
+            self.note(text);
+        }
+    }
+
     /// A promise was broken.
     pub(crate) fn violated(&self, what: impl Into<String>) {
         let what = what.into();
