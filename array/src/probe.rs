@@ -63,6 +63,11 @@ async fn open(shard: &Shard, config: &DiskConfig, create: bool) -> Result<Found,
     if is_null(&config.path) {
         return Ok(Found::Blank(disk));
     }
+    // What a killed process wrote may be in the page cache only: stable first, then believed. It also counts as written
+    // before this life, whose flushes cover its own writes alone.
+    if let Err(error) = disk.flush().await {
+        return Ok(Found::Absent(error));
+    }
     let first = disk.read(ByteRange::new(0, 1 << 20)).await;
     let last = disk.read(ByteRange::new(size - (1 << 20), 1 << 20)).await;
     let (first, last) = match (first, last) {

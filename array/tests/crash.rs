@@ -66,6 +66,32 @@ fn crash_loop(seed: u64, disks: usize, raid: Raid) {
     }
 }
 
+/// A killed process leaves its writes in the page cache. The next life serves them, so a flush of its own must make them stable.
+#[test]
+fn a_flush_covers_what_a_killed_life_has_written() {
+    for raid in [Raid::Raid0, Raid::Raid1] {
+        let world = world(17);
+        run(&world, async move |shard| {
+            let array = open(shard, 0..2).await.expect("a new unit opens");
+            let lu = first_lu(&array, raid).await;
+            write(&lu, MIB, vec![7; 4096], false).await.expect("healthy disks take it");
+        });
+        process(&world).kill();
+        run(&world, async move |shard| {
+            let array = open(shard, 0..2).await.expect("opens after a kill");
+            let lu = first_lu(&array, raid).await;
+            flush(&lu).await.expect("healthy disks flush");
+        });
+        process(&world).power_cut();
+        run(&world, async move |shard| {
+            let array = open(shard, 0..2).await.expect("opens after a power cut");
+            let lu = first_lu(&array, raid).await;
+            let data = read(&lu, MIB, 4096).await.expect("healthy disks answer");
+            assert!(data == vec![7; 4096], "{raid:?}: it was flushed");
+        });
+    }
+}
+
 #[test]
 fn raid_0_keeps_what_was_flushed() {
     (0..3).for_each(|seed| crash_loop(seed, 1, Raid::Raid0));

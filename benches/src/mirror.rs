@@ -10,7 +10,7 @@ use crate::report::{Bound, Report};
 use crate::sample::{Direction, fill, medians, random, sample};
 use crate::{Cores, Failure, Options, bind, join, mirror_blank, unit_with_disk};
 
-const SIZE: u64 = 128 << 20;
+const SIZE: u64 = 16 << 20;
 const DEPTH: u32 = 32;
 /// Long enough that every region has been written to and is in the intent log.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -51,7 +51,11 @@ pub(crate) async fn run(options: &Options, cores: Cores, report: &mut Report) ->
     }
     let cost = (intent.cpu / plain.cpu - 1.0) * 100.0;
     report.judge("write intent log on a warm working set: processor time", cost, "%", Bound::AtMost(5.0));
-    report.note("write intent log on a warm working set: IOPS", (plain.iops / intent.iops - 1.0) * 100.0, "%");
+    report.note(
+        "write intent log on a warm working set: IOPS",
+        (plain.iops / intent.iops - 1.0) * 100.0,
+        "%",
+    );
     let ratio = mirrored.cpu / plain.cpu;
     report.judge("mirrored / unmirrored: processor time of both units", ratio, "×", Bound::AtMost(3.0));
     east.stop().await?;

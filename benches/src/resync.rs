@@ -56,7 +56,11 @@ pub(crate) async fn run(options: &Options, cores: Cores, report: &mut Report) ->
         report.note(format!("resync of 64 MiB in {name}: time"), of(runs, |run| run.seconds), "s");
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         report.note(format!("resync of 64 MiB in {name}: missing"), mib(of(runs, |run| run.missing)), "MiB");
-        report.note(format!("resync of 64 MiB in {name}: on the link"), mib(of(runs, |run| run.carried)), "MiB");
+        report.note(
+            format!("resync of 64 MiB in {name}: on the link"),
+            mib(of(runs, |run| run.carried)),
+            "MiB",
+        );
     }
     let bytes = of(&larges, |run| run.carried) / CHANGES as f64;
     report.judge("resync: bytes on the link / bytes changed, 64 GiB", bytes, "×", Bound::AtMost(1.1));

@@ -64,7 +64,12 @@ fn load(url: &str, options: &[&str]) -> Result<LoadArgs, Failure> {
 }
 
 /// Random 4 KiB commands.
-pub(crate) fn random(url: &str, direction: Direction, depth: u32, time: Duration) -> Result<LoadArgs, Failure> {
+pub(crate) fn random(
+    url: &str,
+    direction: Direction,
+    depth: u32,
+    time: Duration,
+) -> Result<LoadArgs, Failure> {
     let read = if direction == Direction::Read { "100" } else { "0" };
     let time = format!("{}ms", time.as_millis());
     load(url, &["--block-size", "4KiB", "--read", read, "--depth", &depth.to_string(), "--time", &time])
@@ -89,7 +94,8 @@ pub(crate) fn fill(cores: Cores, url: &str, size: u64) -> Result<(), Failure> {
     let mut seconds = 1;
     loop {
         let time = format!("{seconds}s");
-        let options = ["--block-size", "1MiB", "--read", "0", "--depth", "4", "--order", "sequential", "--time", &time];
+        let options =
+            ["--block-size", "1MiB", "--read", "0", "--depth", "4", "--order", "sequential", "--time", &time];
         let args = load(url, &options)?;
         let report = on_core(cores.load, || measure(&args).map_err(|error| error.to_string()))??;
         if report.writes << 20 >= size {

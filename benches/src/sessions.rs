@@ -34,8 +34,7 @@ pub(crate) async fn log_in(
 pub(crate) async fn run(options: &Options, cores: Cores, report: &mut Report) -> Result<(), Failure> {
     allow_files(u64::from(SESSIONS) * 2 + 256)?;
     let folder = options.folder()?;
-    let mut unit =
-        StageArray::start(folder.path(), unit_with_disk("solo", "disk.img", 256 << 20)).await?;
+    let mut unit = StageArray::start(folder.path(), unit_with_disk("solo", "disk.img", 256 << 20)).await?;
     bind(&unit, "store", 64 << 20, 0).await?;
     let pid = unit.pid().ok_or("the unit does not run")?;
     let (portal, target) = (unit.portal().parse()?, unit.target());

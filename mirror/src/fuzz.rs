@@ -13,7 +13,12 @@ use crate::{Attributes, ImageAttributes, WritePolicy};
 
 /// Valid records and messages, to start from.
 pub fn samples() -> Vec<Vec<u8>> {
-    let lu = |n: u128| LuRecord { uuid: Uuid::from_u128(n), name: format!("lu{n}"), size: 1 << 30, block_size: 512 };
+    let lu = |n: u128| LuRecord {
+        uuid: Uuid::from_u128(n),
+        name: format!("lu{n}"),
+        size: 1 << 30,
+        block_size: 512,
+    };
     let generation = Generation { number: 1, id: Uuid::from_u128(8) };
     let record = MirrorRecord {
         version: VERSION,
@@ -59,9 +64,17 @@ pub fn record(bytes: &[u8]) -> String {
     let mut seen = String::new();
     match MirrorRecord::decode(bytes) {
         Ok(record) => {
-            assert_eq!(MirrorRecord::decode(&record.encode()).as_ref(), Ok(&record), "a record survives the trip");
+            assert_eq!(
+                MirrorRecord::decode(&record.encode()).as_ref(),
+                Ok(&record),
+                "a record survives the trip"
+            );
             let _ = view(&record);
-            seen.push_str(&format!("record of {} LUs, {} secondaries ", record.primary.lus.len(), record.secondaries.len()));
+            seen.push_str(&format!(
+                "record of {} LUs, {} secondaries ",
+                record.primary.lus.len(),
+                record.secondaries.len()
+            ));
         }
         Err(error) => seen.extend(error.to_string().chars().filter(char::is_ascii_lowercase).take(40)),
     }

@@ -37,7 +37,7 @@ fn licences_are_ones_we_accept() {
     let allow = strings(&rules()["licenses"]["allow"]);
     let bad = packages().into_iter().filter_map(|package| {
         let licence = package["license"].as_str().unwrap_or("none");
-        (!Expression::new(licence, &allow).is_accepted()).then(|| format!("{}: {licence}", name(&package)))
+        (!Expression::new(licence, &allow).accepts()).then(|| format!("{}: {licence}", name(&package)))
     });
     report("licences that deny.toml does not allow", &bad.collect::<Vec<_>>());
 }
@@ -93,7 +93,7 @@ impl<'a> Expression<'a> {
         Self { tokens, at: 0, allow }
     }
 
-    fn is_accepted(mut self) -> bool {
+    fn accepts(mut self) -> bool {
         let accepted = self.any();
         accepted && self.at == self.tokens.len()
     }
@@ -151,6 +151,6 @@ fn licence_expressions_are_understood() {
         ("MIT MIT", false),
         ("", false),
     ] {
-        assert_eq!(Expression::new(text, &allow).is_accepted(), accepted, "{text}");
+        assert_eq!(Expression::new(text, &allow).accepts(), accepted, "{text}");
     }
 }

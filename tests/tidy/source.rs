@@ -132,7 +132,8 @@ pub(crate) fn lines_with(code: &str, word: &str) -> Vec<usize> {
     let stands_alone = |line: &str, at: usize| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        !before.is_some_and(is_word) && !(word.ends_with(is_word) && after.is_some_and(is_word))
+        let goes_on = word.ends_with(is_word) && after.is_some_and(is_word);
+        !(before.is_some_and(is_word) || goes_on)
     };
     let found = |line: &str| line.match_indices(word).any(|(at, _)| stands_alone(line, at));
     code.lines().enumerate().filter(|(_, line)| found(line)).map(|(number, _)| number + 1).collect()

@@ -23,6 +23,9 @@ use crate::slot::Slot;
 
 /// Copies of a log, when there are as many disks.
 const COPIES: usize = 3;
+/// Pages of one round that are written as stable ones each. For more of them one flush behind all is cheaper: a stable write
+/// costs a file system a commit of its journal.
+const STABLE_WRITES: usize = 4;
 /// Bytes read or cleared at once.
 const PIECE: u64 = 1 << 20;
 
@@ -142,7 +145,7 @@ impl LogCore {
     async fn write_round(&self, pages: BTreeMap<u32, Bytes>) -> Result<(), MetaError> {
         self.settle_lost_copies().await?;
         let copies = self.copies.borrow().clone();
-        let sequenced: Vec<_> = pages
+        let sequenced: Vec<(u32, Bytes, Bytes)> = pages
             .into_iter()
             .map(|(page, content)| {
                 let mut state = self.pages.borrow_mut();
@@ -153,15 +156,10 @@ impl LogCore {
                 (page, content, block)
             })
             .collect();
-        let writes = copies
-            .iter()
-            .flat_map(|copy| sequenced.iter().map(|(page, _, block)| write_page(copy, *page, block.clone())));
-        let mut failed = BTreeMap::new();
-        for (index, done) in join_all(writes).await.into_iter().enumerate() {
-            if let Err(error) = done {
-                failed.entry(index / sequenced.len()).or_insert(error);
-            }
-        }
+        let blocks: Vec<_> = sequenced.iter().map(|(page, _, block)| (*page, block.clone())).collect();
+        let writes = join_all(copies.iter().map(|copy| write_pages(copy, &blocks))).await;
+        let failed: BTreeMap<_, _> =
+            writes.into_iter().enumerate().filter_map(|(index, done)| Some((index, done.err()?))).collect();
         if !copies.is_empty() && failed.len() == copies.len() {
             return Err(MetaError::NoMajority { good: 0, copies: copies.len() });
         }
@@ -236,6 +234,25 @@ impl LogCore {
         }
         Ok(())
     }
+}
+
+/// Makes pages stable on one copy. A page's other block counts as the older one only once this one is stable.
+async fn write_pages(copy: &Copy, blocks: &[(u32, Bytes)]) -> Result<(), String> {
+    if blocks.len() <= STABLE_WRITES {
+        let writes = blocks.iter().map(|(page, block)| write_page(copy, *page, block.clone()));
+        return join_all(writes).await.into_iter().collect();
+    }
+    let writes = blocks.iter().map(|(page, block)| {
+        let at = copy.offset(*page, copy.next.borrow()[*page as usize]);
+        copy.slot.write(at, block.clone().into(), Durability::Volatile)
+    });
+    join_all(writes).await.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())?;
+    copy.slot.flush().await.map_err(|error| error.to_string())?;
+    let mut next = copy.next.borrow_mut();
+    for (page, _) in blocks {
+        next[*page as usize] = !next[*page as usize];
+    }
+    Ok(())
 }
 
 async fn write_page(copy: &Copy, page: u32, block: Bytes) -> Result<(), String> {

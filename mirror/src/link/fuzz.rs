@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::config::LinkKey;
 use super::handshake::{Dialling, Identity, Listening, MESSAGE_LEN, Message};
 use super::message::{DataOp, MAX_CONTROL, MAX_DATA, Request, Response};
-use super::wire::{Decoder, Encoder, Frame, FrameBody, HEADER_LEN, WireError, Window};
+use super::wire::{Decoder, Encoder, Frame, FrameBody, HEADER_LEN, Window, WireError};
 use twinlun_block::ByteRange;
 
 const TAG: u64 = 0x1234_5678_9abc_def0;
@@ -74,7 +74,11 @@ fn decode(bytes: &[u8], cuts: &[u8]) -> (Vec<Frame>, Option<WireError>) {
             Ok(None) => {
                 let room = decoder.room();
                 let spare = room.capacity() - room.len();
-                assert!(spare > 0 && room.capacity() <= 1 << 20, "room, and not too much: {}", room.capacity());
+                assert!(
+                    spare > 0 && room.capacity() <= 1 << 20,
+                    "room, and not too much: {}",
+                    room.capacity()
+                );
                 let cut = cuts.next().map_or(usize::MAX, |cut| usize::from(*cut) + 1);
                 let (piece, behind) = rest.split_at(cut.min(spare).min(rest.len()));
                 room.extend_from_slice(piece);

@@ -301,13 +301,16 @@ impl Processor {
             state.hosts.remove(&name);
         })
         .await?;
-        let sessions = self.sessions.borrow();
-        for (_, session) in sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == name) {
-            session.connection.close();
-        }
-        drop(sessions);
+        self.end_sessions_of(&name);
         self.refresh_lun_maps().await;
         value(json!({ "iqn": name }))
+    }
+
+    fn end_sessions_of(&self, initiator: &str) {
+        let sessions = self.sessions.borrow();
+        for (_, session) in sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == initiator) {
+            session.connection.close();
+        }
     }
 
     fn drop_session(&self, tsih: u16, dry_run: bool) -> Answer {

@@ -49,7 +49,8 @@ impl FromStr for Span {
 /// Arguments of `twinlun load`.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// The LU: iscsi://host[:port]/target[/lun]
+    /// The LU.
+    #[arg(help = "The LU: iscsi://host[:port]/target[/lun]")]
     pub url: IscsiUrl,
     /// Sessions at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
