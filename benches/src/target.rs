@@ -106,14 +106,18 @@ impl Rivals {
     }
 
     fn latency(&self, direction: Direction, report: &mut Report) -> Result<(), Failure> {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let echo = Echo::start(Exchange::of(direction))?;
+        let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             ours.push(self.ours(direction, 1)?);
             theirs.extend(self.theirs(direction, 1)?);
+            bare.push(echo.sample(self.cores, 1, self.time)?);
         }
         let name = format!("{} 4 KiB, depth 1: median latency", direction.name());
         let ours = medians(&ours).latency;
         report.note(format!("{name}, twinlund"), ours, "µs");
+        // Waking one side and then the other: nobody who sleeps between commands gets below this.
+        report.note(format!("{name}, bare echo (mean)"), medians(&bare).latency, "µs");
         if !theirs.is_empty() {
             let theirs = medians(&theirs).latency;
             report.note(format!("{name}, tgtd"), theirs, "µs");
