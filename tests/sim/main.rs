@@ -31,7 +31,7 @@ use plan::Plan;
 use run::Outcome;
 
 /// Seeds of a run without arguments.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1500;
 
 #[derive(Parser)]
 struct Arguments {
@@ -153,7 +153,12 @@ impl Total {
         self.virtual_seconds += outcome.virtual_time.as_secs_f64();
         match &outcome.violation {
             None => self.passed += 1,
-            Some(what) => self.failed.push(format!("seed {seed}: {what}\n    {}", replay(seed, bug))),
+            Some(what) => {
+                // The end of the story; the whole of it comes with the replay.
+                let tail = outcome.log.len().saturating_sub(12);
+                outcome.log[tail..].iter().for_each(|line| println!("    {line}"));
+                self.failed.push(format!("seed {seed}: {what}\n    {}", replay(seed, bug)));
+            }
         }
     }
 }

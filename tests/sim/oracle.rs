@@ -58,6 +58,31 @@ pub(crate) enum View {
     Durable,
 }
 
+/// Where the image of a whole set stands in the order of writes.
+pub(crate) struct Order {
+    /// When the newest write on it began.
+    newest: (Moment, WriteId),
+    /// When the first write that it misses was acknowledged.
+    missing: (Moment, WriteId),
+}
+
+impl Order {
+    pub(crate) const fn new() -> Self {
+        Self { newest: (0, 0), missing: (Moment::MAX, 0) }
+    }
+
+    /// Nobody who knew of a missing write can have begun one that is there.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.newest.0 <= self.missing.0 {
+            return Ok(());
+        }
+        let ((begun, newest), (ended, missing)) = (self.newest, self.missing);
+        Err(format!(
+            "write {missing} is missing, acknowledged at {ended}; write {newest}, begun at {begun}, is there"
+        ))
+    }
+}
+
 /// The model of all LUs of the set.
 #[derive(Clone)]
 pub(crate) struct Oracle {
@@ -293,6 +318,28 @@ impl Oracle {
             })?;
         }
         Ok(())
+    }
+
+    /// What an image tells about the point of the write order that it stands for.
+    pub(crate) fn place_in_order(&self, order: &mut Order, lu: usize, first: u64, data: &[u8]) {
+        for (sector, bytes) in (first..).zip(data.chunks(SECTOR as usize)) {
+            let Some(stamp) = pattern::stamp(bytes, lu, sector).filter(|stamp| *stamp != ZEROS) else {
+                continue;
+            };
+            let Some(present) = self.writes.get(&stamp) else { continue };
+            if present.begun > order.newest.0 {
+                order.newest = (present.begun, stamp);
+            }
+            let Some(ended) = present.ended else { continue };
+            for record in &self.lus[lu][sector as usize] {
+                let write = &self.writes[&record.write];
+                let missed = write.acknowledged && write.begun >= ended;
+                let acknowledged = write.ended.filter(|_| missed).unwrap_or(Moment::MAX);
+                if acknowledged < order.missing.0 {
+                    order.missing = (acknowledged, record.write);
+                }
+            }
+        }
     }
 
     fn check(

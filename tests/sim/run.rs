@@ -54,6 +54,7 @@ pub(crate) fn run(plan: Plan, loud: bool) -> Outcome {
         stage.violation().map_or(Ok(()), Err)?;
         forks.iter().try_for_each(|fork| {
             verify::check_secondaries(&stage.plan, fork)?;
+            verify::check_order(&stage.plan, fork)?;
             verify::check_recovery(&stage.plan, fork, loud)
         })
     }));

@@ -10,12 +10,12 @@ use twinlun_block::ByteRange;
 use twinlun_io::Shard;
 use twinlun_io::sim::{Crash, Medium, World, WorldOptions};
 use twinlun_mirror::{ImageView, MirrorView};
-use twinlun_unit::admin::{MirrorOrder, Order};
+use twinlun_unit::admin::{MirrorOrder, Order as AdminOrder};
 use twinlun_unit::config::Config;
 use twinlun_unit::offline::{self, OfflineLu};
 
 use crate::faults;
-use crate::oracle::{Oracle, View};
+use crate::oracle::{Oracle, Order, View};
 use crate::pattern::SECTOR;
 use crate::plan::Plan;
 use crate::stage::{Stage, lu_name};
@@ -71,7 +71,7 @@ pub(crate) async fn converge(stage: &Rc<Stage>) -> Result<(), String> {
         }
         if stage.shard.now() >= end {
             let refusals: Vec<_> = (0..stage.units.len()).filter_map(|index| stage.refusal(index)).collect();
-            let why = stage.order(0, Order::WhyMirror { name: crate::stage::MIRROR.into() }).await;
+            let why = stage.order(0, AdminOrder::WhyMirror { name: crate::stage::MIRROR.into() }).await;
             return Err(format!(
                 "not in step {CONVERGENCE:?} after everything was healed (I7): {view:?} {why:?} {refusals:?}"
             ));
@@ -113,7 +113,7 @@ pub(crate) async fn repair_arrays(stage: &Rc<Stage>) -> Result<(), String> {
 }
 
 async fn look_at_array(stage: &Rc<Stage>, index: usize) -> Result<(), String> {
-    let disks: api::Items<api::DiskView> = ask(stage, index, Order::ListDisks).await?;
+    let disks: api::Items<api::DiskView> = ask(stage, index, AdminOrder::ListDisks).await?;
     if let Some(disk) = disks.items.iter().find(|disk| {
         matches!(disk.state.as_str(), "failed" | "missing" | "stale") && disk.slot.parse::<usize>().is_ok()
     }) {
@@ -124,7 +124,7 @@ async fn look_at_array(stage: &Rc<Stage>, index: usize) -> Result<(), String> {
         });
         return Err(format!("disk {slot} is {}: {:?}; replacing it: {done:?}", disk.state, disk.reason));
     }
-    let lus: api::Items<api::LuView> = ask(stage, index, Order::ListLus).await?;
+    let lus: api::Items<api::LuView> = ask(stage, index, AdminOrder::ListLus).await?;
     match lus.items.iter().find(|lu| lu.state != "optimal") {
         Some(lu) => Err(format!("LU {} is {}", lu.name, lu.state)),
         None => Ok(()),
@@ -134,7 +134,7 @@ async fn look_at_array(stage: &Rc<Stage>, index: usize) -> Result<(), String> {
 async fn ask<T: serde::de::DeserializeOwned>(
     stage: &Rc<Stage>,
     index: usize,
-    order: Order,
+    order: AdminOrder,
 ) -> Result<T, String> {
     let value = stage.order(index, order).await.map_err(|error| format!("{error:?}"))?;
     serde_json::from_value(value).map_err(|error| error.to_string())
@@ -198,11 +198,13 @@ pub(crate) struct Fork {
     oracle: Oracle,
     /// Units of secondaries that the primary held for in step.
     in_step: Vec<usize>,
+    /// Units of secondaries that it held for consistent, though they miss writes.
+    behind: Vec<usize>,
     /// The primary was alive: a living one has decided about everything that it acknowledged.
     serving: bool,
 }
 
-/// Copies all disks.
+/// Copies all disks, and notes what they must hold.
 pub(crate) fn fork(stage: &Stage) -> Fork {
     let mut media = Vec::new();
     for unit in &stage.units {
@@ -214,11 +216,14 @@ pub(crate) fn fork(stage: &Stage) -> Fork {
         }
     }
     let view = stage.view(0);
-    let holds = |unit: &str| {
-        let images = view.iter().flat_map(|view| &view.images);
-        images.filter(|image| image.unit == unit && image.designator == "secondary").any(is_in_step)
+    let which = |fits: fn(&ImageView) -> bool| {
+        let images: Vec<_> = view.iter().flat_map(|view| &view.images).collect();
+        let fits =
+            |unit: &str| images.iter().any(|i| i.unit == unit && i.designator == "secondary" && fits(i));
+        (1..stage.units.len()).filter(|index| fits(stage.units[*index].name)).collect::<Vec<_>>()
     };
-    let in_step = (1..stage.units.len()).filter(|index| holds(stage.units[*index].name)).collect();
+    let in_step = which(is_in_step);
+    let behind = which(|image| image.fractured && image.state == "CONSISTENT");
     stage.note(|| format!("fork: {in_step:?} in step"));
     Fork {
         at: stage.shard.now().since_start(),
@@ -226,6 +231,7 @@ pub(crate) fn fork(stage: &Stage) -> Fork {
         configs: stage.units.iter().map(|unit| unit.config.borrow().clone()).collect(),
         oracle: stage.oracle.borrow().clone(),
         in_step,
+        behind,
         serving: view.is_some(),
     }
 }
@@ -244,6 +250,49 @@ fn world(seed: u64, fork: &Fork, power_cut: bool) -> World {
     world
 }
 
+/// What secondaries hold that miss writes and are consistent: a point of the write order of the whole set (I5, B-2).
+pub(crate) fn check_order(plan: &Plan, fork: &Fork) -> Result<(), String> {
+    if plan.write_cache {
+        // A secondary that lost power may have lost any of what no flush covered.
+        return Ok(());
+    }
+    for index in &fork.behind {
+        let config = &fork.configs[*index];
+        let order = look(plan, fork, config, |oracle, order, lu, first, data| {
+            oracle.place_in_order(order, lu, first, data);
+            Ok(())
+        })?;
+        order.check().map_err(|what| format!("{:?}: secondary {} (I5): {what}", fork.at, config.unit))?;
+    }
+    Ok(())
+}
+
+/// Reads all LUs of a unit in a world of their own.
+fn look(
+    plan: &Plan,
+    fork: &Fork,
+    config: &Config,
+    mut see: impl FnMut(&Oracle, &mut Order, usize, u64, &[u8]) -> Result<(), String>,
+) -> Result<Order, String> {
+    let world = world(plan.seed, fork, false);
+    let inspector = world.process("inspector", std::net::Ipv4Addr::new(10, 0, 3, 1).into());
+    let shard = inspector.shard();
+    let looked = world.run(async {
+        let mut order = Order::new();
+        for lu in 0..plan.lus.len() {
+            // A unit that has just lost a disk may need it to come up; that is judged elsewhere.
+            let Ok(opened) = open(&shard, config, lu).await else { continue };
+            for range in ByteRange::new(0, opened.size()).split_at_multiples(offline::STEP) {
+                let data = opened.read(range).await.map_err(|error| error.to_string())?;
+                see(&fork.oracle, &mut order, lu, range.offset() / SECTOR, &data.to_bytes())?;
+            }
+            close(opened).await?;
+        }
+        Ok(order)
+    });
+    looked.map_err(|stalled| stalled.to_string())?
+}
+
 /// What the secondaries hold that are in step: everything acknowledged (I1).
 pub(crate) fn check_secondaries(plan: &Plan, fork: &Fork) -> Result<(), String> {
     if !fork.serving {
@@ -252,19 +301,8 @@ pub(crate) fn check_secondaries(plan: &Plan, fork: &Fork) -> Result<(), String> 
     // A secondary that lost power a moment ago may have lost what no flush covered; the primary learns that later.
     let view = if plan.write_cache { View::Durable } else { View::Live };
     for index in &fork.in_step {
-        let world = world(plan.seed, fork, false);
-        let inspector = world.process("inspector", std::net::Ipv4Addr::new(10, 0, 3, 1).into());
-        let (shard, config) = (inspector.shard(), &fork.configs[*index]);
-        let looked = world.run(async {
-            for lu in 0..plan.lus.len() {
-                let Ok(opened) = open(&shard, config, lu).await else { continue };
-                check_lu(&opened, &fork.oracle, view, lu).await?;
-                close(opened).await?;
-            }
-            Ok::<_, String>(())
-        });
-        looked
-            .map_err(|stalled| stalled.to_string())?
+        let config = &fork.configs[*index];
+        look(plan, fork, config, |oracle, _, lu, first, data| oracle.check_image(view, lu, first, data))
             .map_err(|what| format!("{:?}: secondary {} in step (I1): {what}", fork.at, config.unit))?;
     }
     Ok(())
