@@ -66,7 +66,8 @@ pub(crate) async fn converge(stage: &Rc<Stage>) -> Result<(), String> {
     let mut round = 0_u32;
     loop {
         let view = stage.view(0);
-        if view.as_ref().is_some_and(is_synchronized) && stage.units.iter().all(|unit| unit.is_ready()) {
+        if view.as_ref().is_some_and(is_synchronized) && stage.units.iter().all(super::stage::Unit::is_ready)
+        {
             return Ok(());
         }
         if stage.shard.now() >= end {
@@ -149,12 +150,13 @@ pub(crate) async fn compare_images(stage: &Rc<Stage>, view: View) -> Result<(), 
     let inspector = stage.world.process("inspector", std::net::Ipv4Addr::new(10, 0, 3, 1).into());
     let shard = inspector.shard();
     for lu in 0..stage.plan.lus.len() {
-        let primary = open(&shard, &stage.primary().config.borrow().clone(), lu).await?;
-        check_lu(&primary, &stage.oracle.borrow().clone(), view, lu)
-            .await
-            .map_err(|what| format!("primary: {what}"))?;
+        let config = stage.primary().config.borrow().clone();
+        let primary = open(&shard, &config, lu).await?;
+        let oracle = stage.oracle.borrow().clone();
+        check_lu(&primary, &oracle, view, lu).await.map_err(|what| format!("primary: {what}"))?;
         for unit in stage.secondaries() {
-            let secondary = open(&shard, &unit.config.borrow().clone(), lu).await?;
+            let config = unit.config.borrow().clone();
+            let secondary = open(&shard, &config, lu).await?;
             let differences =
                 offline::compare(&primary, &secondary).await.map_err(|error| error.to_string())?;
             close(secondary).await?;

@@ -62,6 +62,7 @@ fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Probl
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failed(error: std::io::Error) -> Problem {
     Problem::new(ProblemKind::Failed, "E-CLIENT", error.to_string(), "")
 }

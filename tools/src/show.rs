@@ -99,7 +99,7 @@ fn progress(progress: &Value) -> String {
     else {
         return String::new();
     };
-    let percent = if total == 0 { 100 } else { copied.saturating_mul(100) / total };
+    let percent = copied.saturating_mul(100).checked_div(total).unwrap_or(100);
     match progress["eta_seconds"].as_u64() {
         Some(eta) => format!("{percent}% of {}, {eta} s left", ByteSize(total)),
         None => format!("{percent}% of {}", ByteSize(total)),
