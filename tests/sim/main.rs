@@ -31,7 +31,7 @@ use plan::Plan;
 use run::Outcome;
 
 /// Seeds of a run without arguments.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 1000;
 
 #[derive(Parser)]
 struct Arguments {
