@@ -84,7 +84,7 @@ impl Options {
                 "--execs" => options.execs = Some(number(value()?)?),
                 "--input" => options.input = Some(unhex(&value()?)?),
                 // Words of cargo's own harness that mean nothing here.
-                "--nocapture" | "--test-threads" | "--quiet" | "-q" => {}
+                "--nocapture" | "--show-output" | "--test-threads" | "--quiet" | "-q" => {}
                 option if option.starts_with('-') => return Err(format!("unknown option {option}")),
                 name => options.names.push(name.to_owned()),
             }

@@ -33,6 +33,9 @@ use run::Outcome;
 /// Seeds of a run without arguments.
 const SEEDS: u64 = 1000;
 
+/// Seeds that one process runs.
+const SEEDS_PER_CHILD: u64 = 250;
+
 #[derive(Parser)]
 struct Arguments {
     /// Run this seed alone and print everything that happens.
@@ -60,6 +63,62 @@ struct Arguments {
     names: Vec<String>,
 }
 
+impl Arguments {
+    /// Whether everything is to be run.
+    fn is_default(&self) -> bool {
+        let chosen = self.seed.is_some() || self.soak.is_some() || self.planted || self.bug.is_some();
+        !chosen && self.from.is_none() && self.seeds.is_none() && self.names.is_empty()
+    }
+}
+
+/// Runs everything, piece by piece in processes of their own: a unit that is killed leaves rings of references behind in its simulated
+/// world, as a real process would to the system that ends it, and thousands of them would fill the memory.
+fn in_children() -> ExitCode {
+    let mut pieces = vec![vec!["regressions".to_owned(), "determinism".to_owned()]];
+    for from in (0..SEEDS).step_by(SEEDS_PER_CHILD as usize) {
+        let count = SEEDS_PER_CHILD.min(SEEDS - from);
+        pieces.push(
+            ["seeds", "--from", &from.to_string(), "--seeds", &count.to_string()].map(str::to_owned).to_vec(),
+        );
+    }
+    let bugs = planted::names().map(|bug| vec!["--planted".to_owned(), "--bug".to_owned(), bug]);
+    pieces.extend(bugs);
+    let (mut passed, mut failed) = (0, 0);
+    for piece in pieces {
+        match child(&piece) {
+            Ok((more_passed, more_failed)) => {
+                passed += more_passed;
+                failed += more_failed;
+            }
+            Err(why) => {
+                println!("FAILED {}: {why}", piece.join(" "));
+                failed += 1;
+            }
+        }
+    }
+    println!("sim: {passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one piece; answers with what its closing line counts.
+fn child(piece: &[String]) -> Result<(u64, u64), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output =
+        std::process::Command::new(program).args(piece).output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let closing = text.lines().rev().find_map(|line| line.strip_prefix("sim: "));
+    text.lines().filter(|line| !line.starts_with("sim: ")).for_each(|line| println!("{line}"));
+    let numbers: Vec<u64> = closing
+        .into_iter()
+        .flat_map(|line| line.split([' ', ',']))
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match numbers.as_slice() {
+        [passed, failed] if output.status.success() == (*failed == 0) => Ok((*passed, *failed)),
+        _ => Err(format!("ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
 /// Results so far, over all threads.
 #[derive(Default)]
 struct Total {
@@ -81,6 +140,9 @@ fn main() -> ExitCode {
     if let Some(filter) = &arguments.log {
         let filter = tracing_subscriber::EnvFilter::new(filter);
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
+    }
+    if arguments.is_default() {
+        return in_children();
     }
     let mut total = Total::default();
     let started = Instant::now();

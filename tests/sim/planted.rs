@@ -28,6 +28,12 @@ pub(crate) fn plant(name: Option<&str>) {
     twinlun_mirror::plant(bug);
 }
 
+/// Names of the bugs that are looked for.
+pub(crate) fn names() -> impl Iterator<Item = String> {
+    let shown = |bug: &Bug| !HIDDEN.iter().any(|(hidden, _)| hidden == bug);
+    Bug::ALL.into_iter().filter(shown).map(|bug| format!("{bug:?}"))
+}
+
 /// Looks for every bug, or for one.
 pub(crate) fn hunt(within: u64, only: Option<&str>, total: &mut Total) {
     for bug in Bug::ALL {

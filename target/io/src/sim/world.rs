@@ -423,5 +423,9 @@ impl Drop for World {
         for owner in owners {
             core.bury(owner);
         }
+        // Whoever still holds the world, say a process's own ring of references, must not hold its disks: they are most of it.
+        for disk in &mut core.disks.borrow_mut().all {
+            disk.medium = None;
+        }
     }
 }
