@@ -15,10 +15,7 @@ mod unit;
 
 pub use host::{AddHost, ChapSecret, ChapView, HostView, MapLu, MappingView, SessionView, UnmapLu};
 pub use lu::{CreateLu, LuView, RaidLevel};
-pub use mirror::{
-    AddSecondary, CreateMirror, ImageOrder, ImageView, MirrorView, ProgressView, RemoveSecondary,
-    SetAttributes, WhyView,
-};
+pub use mirror::{AddSecondary, CreateMirror, ImageOrder, RemoveSecondary, SetAttributes, WhyView};
 pub use problem::{Problem, ProblemKind};
 pub use size::{ByteSize, ParseSizeError};
 pub use unit::{

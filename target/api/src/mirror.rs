@@ -1,4 +1,4 @@
-//! Mirrors (S2): orders and views.
+//! Mirrors (S2): orders. What `mirror show` answers is the mirror room's own view, passed on as it is (`twinlun-mirror`, `view`).
 
 use std::collections::BTreeMap;
 
@@ -65,68 +65,6 @@ pub struct SetAttributes {
     pub unit: Option<String>,
     /// Attributes by name (R-DB-3, R-DB-4), as text.
     pub attributes: BTreeMap<String, String>,
-}
-
-/// A running copy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProgressView {
-    /// Bytes copied so far.
-    pub copied_bytes: u64,
-    /// Bytes to copy in all; grows when hosts write to what is not copied yet.
-    pub total_bytes: u64,
-    /// Estimate at the present rate.
-    pub eta_seconds: Option<u64>,
-}
-
-/// One image of a mirror, as seen from the unit that was asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ImageView {
-    /// Storage unit.
-    pub unit: String,
-    /// `primary` or `secondary`.
-    pub designator: String,
-    /// `SYNCHRONIZED`, `CONSISTENT`, `SYNCHRONIZING` or `UNSYNCHRONIZED`.
-    pub state: String,
-    /// Whether the unit can be reached.
-    pub reachable: bool,
-    /// Whether writes are not sent to it.
-    pub fractured: bool,
-    /// Why it is fractured.
-    pub fracture_reason: Option<String>,
-    /// Bytes in regions that it misses.
-    pub dirty_bytes: u64,
-    /// Copy under way.
-    pub progress: Option<ProgressView>,
-    /// What ties the image's data to the mirror's history.
-    pub cookie: String,
-    /// Names of its LUs.
-    pub lus: Vec<String>,
-    /// `automatic` or `manual`.
-    pub recovery_policy: String,
-    /// Bytes per second, or `unlimited`.
-    pub synchronization_rate: String,
-    /// Why it could not be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// A mirror.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MirrorView {
-    /// Name.
-    pub name: String,
-    /// Identity, RFC 4122 text.
-    pub uuid: String,
-    /// `ACTIVE`, `INACTIVE` or `ATTENTION`.
-    pub state: String,
-    /// `sync`, `async` or `cyclic`.
-    pub policy: String,
-    /// Number of the configuration, never goes back.
-    pub configuration: u64,
-    /// Mirror-wide attributes (R-DB-3).
-    pub attributes: BTreeMap<String, serde_json::Value>,
-    /// The images, primary first.
-    pub images: Vec<ImageView>,
 }
 
 /// Why a mirror is as it is, and what to do.
