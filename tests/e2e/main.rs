@@ -3,6 +3,7 @@
 //! A case passes, fails, or is skipped with a reason; a skip never counts as a pass. `cargo test --test e2e -- NAME…` runs the cases whose
 //! names contain one of the words. `E2E_KEEP=1` keeps the files of failed cases.
 
+mod boot;
 mod clients;
 mod conformance;
 mod guest;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut cases: Vec<Case> = Vec::new();
     cases.extend(clients::cases());
     cases.extend(conformance::cases());
+    cases.extend(boot::cases());
     cases.extend(trouble::cases());
     cases.extend(guest::cases());
     runner::run(cases)

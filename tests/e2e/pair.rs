@@ -1,5 +1,6 @@
 //! Two storage units with a mirrored LU and a cable between them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,17 +20,28 @@ pub(crate) const MIRROR: &str = "m";
 /// A unit with one LU for any host, unmirrored.
 pub(crate) async fn single(folder: &Path, size: u64, lu: Value) -> Result<StageArray, Failure> {
     let unit = StageArray::start(folder, UnitConfig::new("solo", 2, disk_size(size))).await?;
+    bind(&unit, size, lu).await?;
+    Ok(unit)
+}
+
+/// Binds [`LU`] on RAID 1, thin unless `lu` says otherwise, and maps it as LUN 0 for any host.
+pub(crate) async fn bind(unit: &StageArray, size: u64, lu: Value) -> Result<(), Failure> {
     let mut order = json!({"name": LU, "size": size, "raid": "1", "thin": true});
     for (key, value) in lu.as_object().into_iter().flatten() {
         order[key] = value.clone();
     }
     unit.client().post("/v1/lus", order).await?;
     unit.client().post(&format!("/v1/lus/{LU}/map"), json!({"host": "any", "lun": 0})).await?;
-    Ok(unit)
+    Ok(())
+}
+
+/// Two portals on free ports of loopback.
+pub(crate) fn two_portals() -> Vec<SocketAddr> {
+    vec![SocketAddr::from(([127, 0, 0, 1], 0)); 2]
 }
 
 /// Room for a LU, the vault and labels.
-fn disk_size(lu: u64) -> u64 {
+pub(crate) fn disk_size(lu: u64) -> u64 {
     (lu + lu / 16 + (128 << 20)).next_multiple_of(1 << 20)
 }
 
@@ -46,15 +58,23 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Builds both units and waits until the images are in step. `portal` is where the primary serves hosts.
-    pub(crate) async fn build(
+    pub(crate) async fn build(folder: &Path, size: u64, portal: Option<SocketAddr>) -> Result<Self, Failure> {
+        Self::build_with(folder, size, portal.into_iter().collect(), json!({})).await
+    }
+
+    /// The same with several portals of the primary, or a free one for none, and with other LUs.
+    pub(crate) async fn build_with(
         folder: &Path,
         size: u64,
-        portal: Option<std::net::SocketAddr>,
+        portals: Vec<SocketAddr>,
+        lu: Value,
     ) -> Result<Self, Failure> {
         let west_link = free_port()?;
         let cable = Cable::lay(west_link).await?;
         let mut east = UnitConfig::new("east", 2, disk_size(size));
-        east.portals = portal.map_or(east.portals, |portal| vec![portal]);
+        if !portals.is_empty() {
+            east.portals = portals;
+        }
         east.peers.push(("west".into(), vec![cable.address()]));
         let mut west = UnitConfig::new("west", 2, disk_size(size));
         west.link = Some(west_link);
@@ -62,10 +82,7 @@ impl Pair {
         let east = StageArray::start(folder, east).await?;
         let west = StageArray::start(folder, west).await?;
         for unit in [&east, &west] {
-            unit.client()
-                .post("/v1/lus", json!({"name": LU, "size": size, "raid": "1", "thin": true}))
-                .await?;
-            unit.client().post(&format!("/v1/lus/{LU}/map"), json!({"host": "any", "lun": 0})).await?;
+            bind(unit, size, lu.clone()).await?;
         }
         east.client().post("/v1/mirrors", json!({"name": MIRROR, "lus": [LU]})).await?;
         let image = json!({"unit": "west", "lus": [LU]});

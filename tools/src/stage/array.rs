@@ -155,6 +155,12 @@ impl StageArray {
         format!("iscsi://{}/{}/{lun}", self.portal(), self.target())
     }
 
+    /// The same by each of its portals.
+    pub fn urls(&self, lun: u16) -> Vec<String> {
+        let target = self.target();
+        self.portals.iter().map(|portal| format!("iscsi://{portal}/{target}/{lun}")).collect()
+    }
+
     /// Its iSCSI name.
     pub fn target(&self) -> String {
         format!("iqn.2026-11.io.twinlun:{}", self.config.name)

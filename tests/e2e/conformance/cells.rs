@@ -1,0 +1,162 @@
+//! The matrix: kinds of LU and ways to reach them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use twinlun::stage::{StageArray, UnitConfig};
+
+use super::verdicts::{Test, Verdicts, verdicts};
+use crate::pair::{LU, Pair, bind, disk_size, two_portals};
+use crate::runner::Failure;
+
+const SIZE: u64 = 256 << 20;
+const IN_STEP: Duration = Duration::from_secs(60);
+/// As what the tool logs in, and as what it does where a test needs a second initiator.
+const INITIATORS: [&str; 2] = ["iqn.2026-11.io.twinlun:first", "iqn.2026-11.io.twinlun:second"];
+const SECRETS: [(&str, &str); 2] = [("host", "twelve-and-more"), ("unit", "another-secret")];
+
+/// What the tool itself gets wrong with blocks of 4096 bytes.
+const WRONG_AT_4096: &[(&str, &str)] =
+    &[("ProutReserve.Access", "writes 512 bytes to a block of 4096 and expects that to work")];
+
+/// One kind of LU, reached in one way.
+pub(crate) struct Cell {
+    /// Short name.
+    pub(crate) name: &'static str,
+    /// What the page says of it.
+    pub(crate) title: &'static str,
+    /// The order that binds the LU, beyond name and size.
+    lu: fn() -> Value,
+    /// Whether the LU is the primary image of a mirror.
+    mirrored: bool,
+    /// How the tool gets in.
+    access: Access,
+    /// Tests to run, as the tool names them.
+    tests: &'static str,
+    /// Failures whose cause lies in the tool, by the beginning of the test's name, with the reason.
+    pub(crate) wrong: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Any host, two portals.
+    Open,
+    /// With header digests; the tool knows no data digests.
+    HeaderDigest,
+    /// CHAP in both directions.
+    Chap,
+}
+
+const PLAIN: Cell = Cell {
+    name: "thin-512",
+    title: "thin, blocks of 512 bytes",
+    lu: || json!({"thin": true}),
+    mirrored: false,
+    access: Access::Open,
+    tests: "ALL",
+    wrong: &[],
+};
+
+/// All cells. What a cell leaves unsaid is as in the first.
+pub(crate) const CELLS: &[Cell] = &[
+    PLAIN,
+    Cell { name: "thick-512", title: "thick, blocks of 512 bytes", lu: || json!({"thin": false}), ..PLAIN },
+    Cell {
+        name: "thin-4096",
+        title: "thin, blocks of 4096 bytes",
+        lu: || json!({"thin": true, "block_size": 4096}),
+        wrong: WRONG_AT_4096,
+        ..PLAIN
+    },
+    Cell {
+        name: "thick-4096",
+        title: "thick, blocks of 4096 bytes",
+        lu: || json!({"thin": false, "block_size": 4096}),
+        wrong: WRONG_AT_4096,
+        ..PLAIN
+    },
+    Cell { name: "mirrored-thin-512", title: "mirrored, thin, blocks of 512 bytes", mirrored: true, ..PLAIN },
+    Cell {
+        name: "mirrored-thick-4096",
+        title: "mirrored, thick, blocks of 4096 bytes",
+        lu: || json!({"thin": false, "block_size": 4096}),
+        mirrored: true,
+        wrong: WRONG_AT_4096,
+        ..PLAIN
+    },
+    Cell {
+        name: "digests",
+        title: "thin, blocks of 512 bytes, header digests",
+        access: Access::HeaderDigest,
+        ..PLAIN
+    },
+    Cell { name: "chap", title: "thin, blocks of 512 bytes, CHAP both ways", access: Access::Chap, ..PLAIN },
+];
+
+impl Cell {
+    /// Builds the units, runs the tool and ends the units. A mirror must be in step afterwards, its images equal.
+    pub(crate) async fn run(&self, folder: &Path) -> Result<Verdicts, Failure> {
+        let mut found = if self.mirrored {
+            let pair = Pair::build_with(folder, SIZE, two_portals(), (self.lu)()).await?;
+            let found = self.tool(&pair.east).await?;
+            pair.wait_in_step(IN_STEP).await?;
+            pair.stop_and_compare().await?;
+            found
+        } else {
+            let mut config = UnitConfig::new("solo", 2, disk_size(SIZE));
+            config.portals = two_portals();
+            let mut unit = StageArray::start(folder, config).await?;
+            bind(&unit, SIZE, (self.lu)()).await?;
+            let found = self.tool(&unit).await?;
+            unit.stop().await?;
+            found
+        };
+        for (name, test) in &mut found {
+            let excused = self.wrong.iter().any(|(prefix, _)| name.starts_with(prefix));
+            if excused && test.verdict == Test::Failed {
+                test.verdict = Test::Wrong;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn tool(&self, unit: &StageArray) -> Result<Verdicts, Failure> {
+        if self.access == Access::Chap {
+            admit_by_chap(unit).await?;
+        }
+        let urls: Vec<_> = unit.urls(0).into_iter().map(|url| self.access.apply(url)).collect();
+        verdicts(self.tests, INITIATORS, &urls).await
+    }
+}
+
+impl Access {
+    fn apply(self, url: String) -> String {
+        let [(user, secret), (unit_user, unit_secret)] = SECRETS;
+        match self {
+            Self::Open => url,
+            Self::HeaderDigest => format!("{url}?header_digest=crc32c"),
+            Self::Chap => {
+                let url = url.replacen("iscsi://", &format!("iscsi://{user}%{secret}@"), 1);
+                format!("{url}?target_user={unit_user}&target_password={unit_secret}")
+            }
+        }
+    }
+}
+
+/// Nobody but the tool's two initiators gets in, and they only with CHAP in both directions.
+async fn admit_by_chap(unit: &StageArray) -> Result<(), Failure> {
+    let [(user, secret), (unit_user, unit_secret)] = SECRETS;
+    let map = format!("/v1/lus/{LU}/map");
+    unit.client().post(&format!("/v1/lus/{LU}/unmap"), json!({"host": "any"})).await?;
+    for name in INITIATORS {
+        let host = json!({
+            "iqn": name,
+            "chap": {"user": user, "secret": secret},
+            "mutual": {"user": unit_user, "secret": unit_secret},
+        });
+        unit.client().post("/v1/hosts", host).await?;
+        unit.client().post(&map, json!({"host": name, "lun": 0})).await?;
+    }
+    Ok(())
+}
