@@ -14,6 +14,7 @@ pub enum UnitAttention {
     TargetReset,
     LogicalUnitReset,
     NexusLoss,
+    MediumMayHaveChanged,
     CommandsClearedByAnotherInitiator,
     ReservationsPreempted,
     RegistrationsPreempted,
@@ -28,11 +29,12 @@ pub enum UnitAttention {
 
 impl UnitAttention {
     /// All conditions, first reported first.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
         Self::NexusLoss,
+        Self::MediumMayHaveChanged,
         Self::CommandsClearedByAnotherInitiator,
         Self::ReservationsPreempted,
         Self::RegistrationsPreempted,
@@ -52,6 +54,7 @@ impl UnitAttention {
             Self::TargetReset => Asc(0x29, 0x02),
             Self::LogicalUnitReset => Asc(0x29, 0x03),
             Self::NexusLoss => Asc(0x29, 0x07),
+            Self::MediumMayHaveChanged => Asc(0x28, 0x00),
             Self::CommandsClearedByAnotherInitiator => Asc(0x2F, 0x00),
             Self::ReservationsPreempted => Asc(0x2A, 0x03),
             Self::RegistrationsPreempted => Asc(0x2A, 0x05),
@@ -70,14 +73,14 @@ impl UnitAttention {
         Sense::new(SenseKey::UnitAttention, self.asc())
     }
 
-    const fn bit(self) -> u16 {
+    const fn bit(self) -> u32 {
         1 << self as u8
     }
 }
 
 /// The conditions that wait for one I_T_L nexus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Attentions(u16);
+pub struct Attentions(u32);
 
 impl Attentions {
     /// Establishes a condition. A reset says all that an earlier, lesser condition of the same family would.

@@ -5,104 +5,11 @@
 //! What a row leaves unsaid is the safe case: conflicts with every reservation of another nexus, runs only where hosts are
 //! served, reports unit attentions.
 
-use crate::context::{Context, Run};
+pub use crate::row::Data;
+pub(crate) use crate::row::{Access, Attention, Conflict, Row, Span};
+use crate::row::{Handler, row};
 use crate::wire::Fields;
-use crate::{inquiry, log, media, mode, pr_in, pr_out, report};
-
-/// Which blocks a CDB names, and how (SBC-4, 4.4). The range is checked before the handler runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Span {
-    None,
-    /// 21-bit LBA; length 0 is 256 blocks.
-    Six,
-    Ten,
-    Twelve,
-    Sixteen,
-    /// 64-bit LBA and one byte of length.
-    CompareAndWrite,
-    /// 64-bit LBA that must exist.
-    Lba,
-}
-
-impl Span {
-    /// First LBA and number of blocks.
-    pub(crate) fn of(self, cdb: &[u8]) -> Option<(u64, u64)> {
-        let (lba, blocks) = match self {
-            Self::None => return None,
-            Self::Six => match cdb.u8_at(4) {
-                0 => (u64::from(cdb.u24_at(1) & 0x1F_FFFF), 256),
-                n => (u64::from(cdb.u24_at(1) & 0x1F_FFFF), u64::from(n)),
-            },
-            Self::Ten => (u64::from(cdb.u32_at(2)), u64::from(cdb.u16_at(7))),
-            Self::Twelve => (u64::from(cdb.u32_at(2)), u64::from(cdb.u32_at(6))),
-            Self::Sixteen => (cdb.u64_at(2), u64::from(cdb.u32_at(10))),
-            Self::CompareAndWrite => (cdb.u64_at(2), u64::from(cdb.u8_at(13))),
-            Self::Lba => (cdb.u64_at(2), 1),
-        };
-        Some((lba, blocks))
-    }
-
-    /// Byte of the CDB where the length begins: what INVALID FIELD IN CDB points at when it is too large.
-    pub(crate) fn length_byte(self) -> u16 {
-        match self {
-            Self::None | Self::Six => 4,
-            Self::Ten => 7,
-            Self::Twelve => 6,
-            Self::Sixteen | Self::Lba => 10,
-            Self::CompareAndWrite => 13,
-        }
-    }
-}
-
-/// When a reservation of another I_T nexus lets a command through (SPC-4, table 66; SBC-4, table 13; SPC-2, table 10).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Conflict {
-    /// Never without being holder or, for the registrants types, registered. Everything that writes.
-    Writer,
-    /// A writer, unless the masked bits of byte 4 have this value.
-    WriterUnless(u8, u8),
-    /// Passes the Write Exclusive types.
-    Reader,
-    /// Passes persistent reservations, not RESERVE of SPC-2.
-    PersistentOnly,
-    /// Always passes.
-    Free,
-    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has.
-    PersistentOut,
-    /// RESERVE and RELEASE of SPC-2: their handlers decide (CRH).
-    Legacy,
-}
-
-/// Asymmetric access states in which a command runs (SPC-5, 5.18.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Access {
-    /// In all states.
-    Any,
-    /// In the active states and standby.
-    Standby,
-    /// In the active states.
-    Active,
-}
-
-/// What a pending unit attention does (SAM-5, 5.14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attention {
-    /// It is reported instead of running the command.
-    Report,
-    /// The command runs and leaves it pending.
-    Leave,
-}
-
-/// Direction of a command's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Data {
-    /// It has none.
-    None,
-    /// To the initiator.
-    In,
-    /// From the initiator.
-    Out,
-}
+use crate::{inquiry, log, media, medium, mode, pr_in, pr_out, report};
 
 /// What the table says of a command to whoever logs, counts or times it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,101 +25,6 @@ pub struct CommandInfo {
 /// The command of a CDB, `None` when the table has none.
 pub fn describe(cdb: &[u8]) -> Option<CommandInfo> {
     lookup(cdb, true).ok().map(|row| CommandInfo { name: row.name, data: row.data, writes: row.writes })
-}
-
-pub(crate) type Handler = for<'a> fn(&mut Context<'a>) -> Run;
-
-/// One command.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
-    pub(crate) opcode: u8,
-    /// Service action, in the low five bits of byte 1.
-    pub(crate) action: Option<u8>,
-    pub(crate) name: &'static str,
-    /// CDB usage data (SPC-5, 6.29.3): a set bit may be set. Its length is the CDB's; the service action is left out.
-    pub(crate) usage: &'static [u8],
-    pub(crate) data: Data,
-    pub(crate) span: Span,
-    /// Changes data on the medium: refused when the LU is write protected.
-    pub(crate) writes: bool,
-    pub(crate) conflict: Conflict,
-    pub(crate) access: Access,
-    pub(crate) attention: Attention,
-    /// Exists on thin LUs only.
-    pub(crate) thin: bool,
-    pub(crate) run: Handler,
-}
-
-const fn row(opcode: u8, name: &'static str, usage: &'static [u8], data: Data, run: Handler) -> Row {
-    Row {
-        opcode,
-        action: None,
-        name,
-        usage,
-        data,
-        span: Span::None,
-        writes: false,
-        conflict: Conflict::Writer,
-        access: Access::Active,
-        attention: Attention::Report,
-        thin: false,
-        run,
-    }
-}
-
-impl Row {
-    const fn action(mut self, action: u8) -> Self {
-        self.action = Some(action);
-        self
-    }
-
-    const fn span(mut self, span: Span) -> Self {
-        self.span = span;
-        self
-    }
-
-    /// Changes the medium.
-    const fn writes(mut self, span: Span) -> Self {
-        self.span = span;
-        self.writes = true;
-        self
-    }
-
-    /// Reads the medium.
-    const fn reads(mut self, span: Span) -> Self {
-        self.span = span;
-        self.conflict = Conflict::Reader;
-        self
-    }
-
-    const fn conflict(mut self, conflict: Conflict) -> Self {
-        self.conflict = conflict;
-        self
-    }
-
-    const fn access(mut self, access: Access) -> Self {
-        self.access = access;
-        self
-    }
-
-    const fn leaves_attention(mut self) -> Self {
-        self.attention = Attention::Leave;
-        self
-    }
-
-    const fn thin(mut self) -> Self {
-        self.thin = true;
-        self
-    }
-
-    /// The first bit of a CDB that must not be set: byte and bit.
-    pub(crate) fn reserved_bit(&self, cdb: &[u8]) -> Option<(u16, u8)> {
-        self.usage.iter().zip(cdb).enumerate().skip(1).find_map(|(index, (usage, byte))| {
-            let allowed = if index == 1 && self.action.is_some() { usage | 0x1F } else { *usage };
-            let wrong = byte & !allowed;
-            (wrong != 0).then(|| (index as u16, 7 - wrong.leading_zeros() as u8))
-        })
-    }
 }
 
 const TEN_RW: &[u8; 8] = &[0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0x04];
@@ -253,7 +65,8 @@ const DPO_BYTCHK: u8 = 0x16;
 /// All commands, by opcode and service action.
 pub(crate) static TABLE: &[Row] = &[
     row(0x00, "TEST UNIT READY", &[0x00, 0, 0, 0, 0, 4], Data::None, media::test_unit_ready)
-        .conflict(Conflict::PersistentOnly),
+        .conflict(Conflict::PersistentOnly)
+        .medium(),
     row(0x03, "REQUEST SENSE", &[0x03, 1, 0, 0, 0xFF, 4], Data::In, report::request_sense)
         .conflict(Conflict::Free)
         .access(Access::Any)
@@ -273,12 +86,13 @@ pub(crate) static TABLE: &[Row] = &[
     row(0x1A, "MODE SENSE(6)", &[0x1A, 0x08, 0xFF, 0xFF, 0xFF, 4], Data::In, mode::sense)
         .conflict(Conflict::Reader)
         .access(Access::Standby),
-    row(0x1B, "START STOP UNIT", &[0x1B, 1, 0, 0x0F, 0xF7, 4], Data::None, media::start_stop_unit)
+    row(0x1B, "START STOP UNIT", &[0x1B, 1, 0, 0x0F, 0xF7, 4], Data::None, medium::start_stop_unit)
         .conflict(Conflict::WriterUnless(0xF1, 0x01)),
-    row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 3, 4], Data::None, media::prevent_allow)
+    row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 3, 4], Data::None, medium::prevent_allow)
         .conflict(Conflict::WriterUnless(0x03, 0x00)),
     row(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::In, media::read_capacity_10)
-        .conflict(Conflict::Free),
+        .conflict(Conflict::Free)
+        .medium(),
     row(0x28, "READ(10)", &ten(0x28, DPO_FUA), Data::In, media::read).reads(Span::Ten),
     row(0x2A, "WRITE(10)", &ten(0x2A, DPO_FUA), Data::Out, media::write).writes(Span::Ten),
     row(0x2E, "WRITE AND VERIFY(10)", &ten(0x2E, DPO_BYTCHK), Data::Out, media::write_and_verify)
@@ -294,7 +108,8 @@ pub(crate) static TABLE: &[Row] = &[
         Data::In,
         report::read_defect_data_10,
     )
-    .conflict(Conflict::Reader),
+    .conflict(Conflict::Reader)
+    .medium(),
     row(0x41, "WRITE SAME(10)", &ten(0x41, 0x08), Data::Out, media::write_same).writes(Span::Ten),
     row(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3F, 0xFF, 0xFF, 4], Data::Out, media::unmap)
         .writes(Span::None)
@@ -353,7 +168,8 @@ pub(crate) static TABLE: &[Row] = &[
         media::read_capacity_16,
     )
     .action(0x10)
-    .conflict(Conflict::Free),
+    .conflict(Conflict::Free)
+    .medium(),
     row(
         0x9E,
         "GET LBA STATUS",
@@ -415,7 +231,8 @@ pub(crate) static TABLE: &[Row] = &[
         Data::In,
         report::read_defect_data_12,
     )
-    .conflict(Conflict::Reader),
+    .conflict(Conflict::Reader)
+    .medium(),
 ];
 
 const fn persistent_in(action: u8, name: &'static str, run: Handler) -> Row {

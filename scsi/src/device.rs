@@ -56,10 +56,23 @@ pub struct LuDescription {
     pub write_cache: bool,
     /// Thin: LBPME is set and UNMAP gives space back.
     pub thin: bool,
+    /// How it looks to hosts.
+    pub traits: LuTraits,
     /// What an earlier [`Outcome::Settle`] stored for this LU.
     pub saved_state: Option<Bytes>,
     /// The LU comes from the other SP or unit while its hosts go on: reservations without APTPL are kept as well (B-9).
     pub takeover: bool,
+}
+
+/// How a LU looks to hosts, as its administrator wants it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LuTraits {
+    /// RMB: the medium can be ejected and loaded (START STOP UNIT), and kept from it (PREVENT ALLOW MEDIUM REMOVAL).
+    pub removable: bool,
+    /// Write protected, whatever the control mode page says.
+    pub read_only: bool,
+    /// Bytes of a physical block, a power of two and at least a logical block; 0: as large as a logical block.
+    pub physical_block: u32,
 }
 
 /// Whether hosts are served here (R-HOST-3, R-MS-1).
@@ -405,8 +418,11 @@ fn admit(lu: &mut LogicalUnit, nexus: NexusId, cdb: &[u8]) -> Result<&'static Ro
         return Err(CONFLICT);
     }
     check_bits(row, cdb)?;
-    if row.writes && lu.mode.current.swp {
-        return Err(media::write_protected().into());
+    if row.medium && !lu.loaded {
+        return Err(Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT).into());
+    }
+    if row.writes && lu.is_write_protected() {
+        return Err(media::write_protected(lu).into());
     }
     Ok(row)
 }

@@ -50,7 +50,7 @@ pub(crate) fn inquiry(c: &mut Context<'_>) -> Run {
         if code != 0 {
             return Err(Sense::cdb_field(2, Some(7)).into());
         }
-        return Context::data(standard(c.identity, 0), c.length16(3));
+        return Context::data(standard(c.identity, 0, c.lu.traits.removable), c.length16(3));
     }
     let Some((_, page)) = PAGES.iter().find(|(known, _)| *known == code) else {
         return Err(Sense::cdb_field(2, Some(7)).into());
@@ -66,16 +66,16 @@ pub(crate) fn inquiry(c: &mut Context<'_>) -> Run {
 pub(crate) fn of_nothing(identity: &TargetIdentity, cdb: &[u8]) -> Result<Outcome, Sense> {
     let allocation = usize::from(cdb.u16_at(3));
     match (cdb.bit_at(1, 0), cdb.u8_at(2)) {
-        (false, 0) => Ok(data_in(standard(identity, NOT_CAPABLE), allocation)),
+        (false, 0) => Ok(data_in(standard(identity, NOT_CAPABLE, false), allocation)),
         (true, 0) => Ok(data_in(vec![NOT_CAPABLE, 0, 0, 1, 0], allocation)),
         _ => Err(Sense::cdb_field(2, Some(7))),
     }
 }
 
-fn standard(identity: &TargetIdentity, peripheral: u8) -> Vec<u8> {
+fn standard(identity: &TargetIdentity, peripheral: u8, removable: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     out.put8(peripheral);
-    out.put8(0); // not removable
+    out.put8(u8::from(removable) << 7); // RMB
     out.put8(0x06); // SPC-4
     out.put8(0x20 | 0x10 | 0x02); // NORMACA, HISUP, response data format
     out.put8(91);
@@ -172,13 +172,21 @@ fn blocks(lu: &LogicalUnit, bytes: u64) -> u32 {
     u32::try_from(bytes >> lu.geometry.block_size.shift()).unwrap_or(u32::MAX)
 }
 
+/// Logical blocks of a physical block; 0 when both are the same.
+fn physical(lu: &LogicalUnit) -> u32 {
+    match lu.physical_exponent() {
+        0 => 0,
+        exponent => 1 << exponent,
+    }
+}
+
 fn block_limits(c: &Context<'_>) -> Vec<u8> {
     let lu = &*c.lu;
     let optimal = blocks(lu, lu.geometry.optimal_io);
     let mut out = Vec::with_capacity(0x3C);
     out.put8(0x00); // WSNZ: a WRITE SAME of no length means the rest of the LU
     out.put8(u8::MAX); // MAXIMUM COMPARE AND WRITE LENGTH
-    out.put16(u16::try_from(optimal).unwrap_or(0));
+    out.put16(u16::try_from(optimal.max(physical(lu))).unwrap_or(0));
     out.put32(blocks(lu, MAX_TRANSFER));
     out.put32(if optimal == 0 { blocks(lu, 1 << 20) } else { optimal });
     out.put32(0); // no limit of PRE-FETCH
@@ -188,7 +196,7 @@ fn block_limits(c: &Context<'_>) -> Vec<u8> {
     } else {
         out.zeros(8);
     }
-    let granularity = if lu.thin { blocks(lu, lu.geometry.unmap.granularity) } else { 0 };
+    let granularity = if lu.thin { blocks(lu, lu.geometry.unmap.granularity).max(physical(lu)) } else { 0 };
     out.put32(granularity);
     out.put32(if granularity == 0 { 0 } else { 0x8000_0000 }); // UGAVALID, aligned to LBA 0
     out.put64(u64::from(blocks(lu, MAX_WRITE_SAME)));

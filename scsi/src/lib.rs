@@ -23,12 +23,14 @@ mod lu;
 pub mod lun;
 mod manage;
 mod media;
+mod medium;
 mod mode;
 mod port;
 mod pr_in;
 mod pr_out;
 mod report;
 mod reservation;
+mod row;
 mod saved;
 mod sense;
 mod tasks;
@@ -39,8 +41,8 @@ mod wire;
 pub use attention::{Attentions, UnitAttention};
 pub use commands::{CommandInfo, Data, describe};
 pub use device::{
-    Command, LuAccess, LuDescription, LuId, NexusId, Outcome, RemoteGroup, ReservationStatus, Settle, Space,
-    TargetDevice, TargetIdentity,
+    Command, LuAccess, LuDescription, LuId, LuTraits, NexusId, Outcome, RemoteGroup, ReservationStatus,
+    Settle, Space, TargetDevice, TargetIdentity,
 };
 pub use io::{Io, Step};
 pub use lun::LunMap;

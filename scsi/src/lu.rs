@@ -7,7 +7,7 @@ use twinlun_block::Geometry;
 
 use crate::attention::{Attentions, UnitAttention};
 use crate::commands::{Access, Conflict, Row};
-use crate::device::{LuAccess, LuDescription, Nexus, RemoteGroup, Space};
+use crate::device::{LuAccess, LuDescription, LuTraits, Nexus, RemoteGroup, Space};
 use crate::mode::ModePages;
 use crate::reservation::Reservations;
 use crate::sense::{Asc, Sense, SenseKey};
@@ -33,6 +33,9 @@ pub(crate) struct LogicalUnit {
     pub(crate) serial: String,
     pub(crate) geometry: Geometry,
     pub(crate) thin: bool,
+    pub(crate) traits: LuTraits,
+    /// The medium is there: always, but for a removable one that was ejected.
+    pub(crate) loaded: bool,
     pub(crate) access: LuAccess,
     pub(crate) remote: Vec<RemoteGroup>,
     pub(crate) space: Option<Space>,
@@ -56,6 +59,8 @@ impl LogicalUnit {
             serial: description.serial,
             geometry: description.geometry,
             thin: description.thin,
+            traits: description.traits,
+            loaded: true,
             access: LuAccess::Active,
             remote: Vec::new(),
             space: None,
@@ -70,6 +75,16 @@ impl LogicalUnit {
     /// The record that brings reservations and saved mode pages back.
     pub(crate) fn save(&self) -> Bytes {
         crate::saved::encode(self.mode.saved, &self.reservations)
+    }
+
+    pub(crate) fn is_write_protected(&self) -> bool {
+        self.traits.read_only || self.mode.current.swp
+    }
+
+    /// LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT (SBC-4, 5.20.2).
+    pub(crate) fn physical_exponent(&self) -> u8 {
+        let logical = self.geometry.block_size.bytes();
+        (self.traits.physical_block.max(logical) / logical).ilog2().min(15) as u8
     }
 
     pub(crate) fn open(&mut self, id: NexusId, nexus: &Nexus) {

@@ -11,7 +11,6 @@ use crate::Outcome;
 use crate::context::{Context, Fault, Run};
 use crate::inquiry::{MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME};
 use crate::io::{CLEAR_STEP, Expected, Long, Plan, STEP, repeat};
-use crate::lu::NexusState;
 use crate::sense::{Asc, Reply, Sense, SenseKey};
 use crate::wire::{Fields, Put};
 
@@ -66,10 +65,6 @@ impl Context<'_> {
 
     fn nothing_to_do(&self) -> Run {
         Ok(Outcome::Done(Reply { data_out_len: self.wanted, ..Reply::good() }))
-    }
-
-    fn state(&mut self) -> Option<&mut NexusState> {
-        self.lu.nexuses.get_mut(&self.nexus_id)
     }
 }
 
@@ -261,31 +256,6 @@ pub(crate) fn pre_fetch(_: &mut Context<'_>) -> Run {
     Context::good()
 }
 
-pub(crate) fn start_stop_unit(c: &mut Context<'_>) -> Run {
-    let byte = c.cdb.u8_at(4);
-    let (power, no_flush, eject, start) = (byte >> 4, byte & 4 != 0, byte & 2 != 0, byte & 1 != 0);
-    if power == 0 && eject {
-        return Err(Sense::cdb_field(4, Some(1)).into());
-    }
-    // One host cannot stop a LU that others use: stopping makes the cache durable and is otherwise an idle condition.
-    if power == 0 && !start && !no_flush {
-        return c.io(Plan::Single(BlockRequest::Flush));
-    }
-    Context::good()
-}
-
-pub(crate) fn prevent_allow(c: &mut Context<'_>) -> Run {
-    let prevent = match c.cdb.u8_at(4) & 3 {
-        0 => false,
-        1 => true,
-        _ => return Err(Sense::cdb_field(4, Some(1)).into()),
-    };
-    if let Some(state) = c.state() {
-        state.prevent = prevent;
-    }
-    Context::good()
-}
-
 pub(crate) fn read_capacity_10(c: &mut Context<'_>) -> Run {
     let last = c.lu.geometry.blocks().saturating_sub(1);
     let mut out = Vec::with_capacity(8);
@@ -298,7 +268,8 @@ pub(crate) fn read_capacity_16(c: &mut Context<'_>) -> Run {
     let mut out = Vec::with_capacity(32);
     out.put64(c.lu.geometry.blocks().saturating_sub(1));
     out.put32(c.lu.geometry.block_size.bytes());
-    out.put16(0); // no protection; one logical block per physical block
+    out.put8(0); // no protection
+    out.put8(c.lu.physical_exponent());
     out.put16(if c.lu.thin { 0xC000 } else { 0 }); // LBPME, LBPRZ; aligned at LBA 0
     out.zeros(16);
     Context::data(out, c.length32(10))
@@ -317,13 +288,8 @@ pub(crate) fn get_lba_status(c: &mut Context<'_>) -> Run {
     Context::data(out, c.length32(10))
 }
 
-/// The refusal of every row that writes, while SWP is set.
-pub(crate) fn write_protected() -> Sense {
-    Sense::new(SenseKey::DataProtect, Asc::WRITE_PROTECTED)
-}
-
-/// Used by tests to see who prevents removal.
-#[cfg(test)]
-pub(crate) fn prevents(lu: &crate::lu::LogicalUnit, nexus: crate::NexusId) -> bool {
-    lu.nexuses.get(&nexus).is_some_and(|state| state.prevent)
+/// The refusal of every row that writes, while SWP is set or the LU is read-only.
+pub(crate) fn write_protected(lu: &crate::lu::LogicalUnit) -> Sense {
+    let asc = if lu.traits.read_only { Asc::HARDWARE_WRITE_PROTECTED } else { Asc::WRITE_PROTECTED };
+    Sense::new(SenseKey::DataProtect, asc)
 }

@@ -175,7 +175,7 @@ pub(crate) fn sense(c: &mut Context<'_>) -> Run {
         }
     }
     // Device-specific parameter: WP and DPOFUA.
-    let specific = flag(mode.current.swp, 0x80) | 0x10;
+    let specific = flag(c.lu.is_write_protected(), 0x80) | 0x10;
     let mut out = Vec::with_capacity(64);
     if ten {
         out.put16((6 + descriptor.len() + pages.len()) as u16);

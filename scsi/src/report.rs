@@ -15,6 +15,10 @@ pub(crate) fn request_sense(c: &mut Context<'_>) -> Run {
     let sense = attention
         .map(UnitAttention::sense)
         .or_else(|| c.lu.not_ready(crate::commands::Access::Active))
+        .or_else(|| {
+            let absent = Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT);
+            (!c.lu.loaded).then_some(absent)
+        })
         .unwrap_or(Sense::new(SenseKey::NoSense, Asc::NONE));
     Context::data(sense.encode(descriptor_format).to_vec(), usize::from(c.cdb.u8_at(4)))
 }

@@ -73,10 +73,12 @@ impl Asc {
     pub const INVALID_FIELD_IN_PARAMETER_LIST: Self = Self(0x26, 0x00);
     pub const INVALID_RELEASE_OF_RESERVATION: Self = Self(0x26, 0x04);
     pub const WRITE_PROTECTED: Self = Self(0x27, 0x00);
+    pub const HARDWARE_WRITE_PROTECTED: Self = Self(0x27, 0x01);
     pub const SPACE_ALLOCATION_FAILED: Self = Self(0x27, 0x07);
     pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2C, 0x00);
     pub const INVALID_MESSAGE: Self = Self(0x49, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self(0x44, 0x00);
+    pub const MEDIUM_NOT_PRESENT: Self = Self(0x3A, 0x00);
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self(0x53, 0x02);
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self(0x55, 0x04);

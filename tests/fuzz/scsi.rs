@@ -7,8 +7,8 @@ use twinlun_block::{
     BlockError, BlockRequest, BlockResult, BlockSize, Geometry, Payload, UnmapSupport, compare,
 };
 use twinlun_scsi::{
-    Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LunMap, NexusId, Outcome, Reply,
-    Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute, TaskManagement,
+    Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, NexusId, Outcome,
+    Reply, Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute, TaskManagement,
     UnitAttention, describe, lun,
 };
 
@@ -78,6 +78,7 @@ fn description(thin: bool, block_size: BlockSize, saved_state: Option<Bytes>) ->
         },
         write_cache: true,
         thin,
+        traits: LuTraits::default(),
         saved_state,
         takeover: false,
     }

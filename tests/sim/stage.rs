@@ -376,6 +376,9 @@ impl Stage {
                     block_size: plan.block_size,
                     thin: plan.thin,
                     write_cache: self.plan.write_cache,
+                    physical_block_size: None,
+                    removable: false,
+                    read_only: false,
                 };
                 self.must(index, Order::CreateLu(create)).await?;
             }

@@ -139,9 +139,18 @@ pub(crate) enum LuCommand {
         /// Logical block size
         #[arg(long, default_value = "512", value_parser = ["512", "4096"])]
         block_size: String,
+        /// Physical block size that hosts see; as the logical one when absent
+        #[arg(long)]
+        physical_block_size: Option<u32>,
         /// Give space up on UNMAP
         #[arg(long)]
         thin: bool,
+        /// Hosts can eject and load the medium
+        #[arg(long)]
+        removable: bool,
+        /// Hosts cannot write
+        #[arg(long)]
+        read_only: bool,
         /// Write cache: with `off`, GOOD means that the data is on stable storage of every image
         #[arg(long, value_enum, default_value = "on")]
         write_cache: Switch,

@@ -66,11 +66,23 @@ async fn disk(cli: &Cli, client: &Client, command: &DiskCommand) -> Result<Value
 
 async fn lu(cli: &Cli, client: &Client, command: &LuCommand) -> Result<Value, Problem> {
     match command {
-        LuCommand::Create { name, size, raid, disks, block_size, thin, write_cache } => {
+        LuCommand::Create {
+            name,
+            size,
+            raid,
+            disks,
+            block_size,
+            physical_block_size,
+            thin,
+            removable,
+            read_only,
+            write_cache,
+        } => {
             let block_size: u32 = block_size.parse().expect("the definition allows only numbers");
             let body = json!({
                 "name": name, "size": size, "raid": raid.as_str(), "disks": disks, "block_size": block_size,
-                "thin": thin, "write_cache": *write_cache == Switch::On,
+                "thin": thin, "removable": removable, "read_only": read_only, "write_cache": *write_cache == Switch::On,
+                "physical_block_size": physical_block_size.unwrap_or(block_size),
             });
             client.post("/v1/lus", body).await
         }

@@ -359,7 +359,7 @@ fn stopping_flushes_and_harms_nobody() {
     rig.good(a, &[0x1B, 0, 0, 0, 1, 0], vec![]);
     rig.illegal(a, &[0x1B, 0, 0, 0, 3, 0], Asc::INVALID_FIELD_IN_CDB);
     rig.good(a, &[0x1E, 0, 0, 0, 1, 0], vec![]);
-    assert!(crate::media::prevents(&rig.device.lus[&LU], a));
+    assert!(medium::prevents(&rig.device.lus[&LU], a));
     rig.good(a, &[0x1E, 0, 0, 0, 0, 0], vec![]);
     rig.illegal(a, &[0x1E, 0, 0, 0, 2, 0], Asc::INVALID_FIELD_IN_CDB);
 }

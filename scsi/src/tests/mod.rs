@@ -4,6 +4,7 @@ mod attentions;
 mod fuzz;
 mod management;
 mod media;
+mod medium_state;
 mod parameters;
 mod reservations;
 mod table;
@@ -67,6 +68,7 @@ pub(crate) fn description(saved_state: Option<Bytes>) -> LuDescription {
         geometry: geometry(),
         write_cache: true,
         thin: true,
+        traits: LuTraits::default(),
         saved_state,
         takeover: false,
     }

@@ -73,9 +73,18 @@ pub struct CreateLu {
     /// 512 or 4096.
     #[serde(default = "default_block_size")]
     pub block_size: u32,
+    /// Bytes of a physical block as hosts shall see it: a power of two from the logical block size to 64 KiB; the logical block size when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_block_size: Option<u32>,
     /// Space is given up by UNMAP.
     #[serde(default)]
     pub thin: bool,
+    /// The medium is removable: hosts can eject and load it, and prevent that.
+    #[serde(default)]
+    pub removable: bool,
+    /// Hosts cannot write.
+    #[serde(default)]
+    pub read_only: bool,
     /// Write cache (WCE): with it GOOD means that every image has the data, without it that it is stable there.
     #[serde(default = "default_write_cache")]
     pub write_cache: bool,
@@ -111,8 +120,14 @@ pub struct LuView {
     /// Share of a running rebuild that is done, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_progress: Option<f64>,
+    /// Physical block size that hosts see.
+    pub physical_block_size: u32,
     /// Thin provisioning.
     pub thin: bool,
+    /// Removable medium.
+    pub removable: bool,
+    /// Write protected.
+    pub read_only: bool,
     /// Write cache.
     pub write_cache: bool,
     /// Mirror whose image it belongs to.

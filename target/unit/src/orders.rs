@@ -22,6 +22,8 @@ use crate::state::{ANY, Credentials, Host, LuOptions, UnitState};
 const MIN_SECRET: usize = 12;
 /// LUNs reach this far.
 const MAX_LUN: u16 = twinlun_scsi::lun::MAX_LUN;
+/// Largest physical block that hosts are told of.
+const MAX_PHYSICAL_BLOCK: u32 = 64 << 10;
 
 impl Processor {
     /// Carries out an order; with `dry_run` a changing one is checked and described only.
@@ -120,6 +122,14 @@ impl Processor {
             let detail = format!("a LU cannot have blocks of {} bytes", order.block_size);
             return Err(usage("E-LU-BLOCK-SIZE", detail, "write 512 or 4096"));
         };
+        let physical_block = order.physical_block_size.unwrap_or(order.block_size);
+        if !physical_block.is_power_of_two()
+            || !(order.block_size..=MAX_PHYSICAL_BLOCK).contains(&physical_block)
+        {
+            let detail = format!("a LU cannot have physical blocks of {physical_block} bytes");
+            let remedy = format!("write a power of two from {} to {MAX_PHYSICAL_BLOCK}", order.block_size);
+            return Err(usage("E-LU-BLOCK-SIZE", detail, &remedy));
+        }
         let slots: Result<Vec<_>, _> = order.disks.iter().map(|slot| self.slot(slot)).collect();
         let disks = Some(slots?).filter(|slots| !slots.is_empty());
         let spec = LuSpec {
@@ -135,7 +145,12 @@ impl Processor {
             return plan(format!("bind LU {} of {} as RAID {}", order.name, order.size, order.raid.as_str()));
         }
         let info = self.array.create_lu(spec).await.map_err(|e| array_problem(&e))?;
-        let options = LuOptions { write_cache: order.write_cache };
+        let options = LuOptions {
+            write_cache: order.write_cache,
+            removable: order.removable,
+            read_only: order.read_only,
+            physical_block,
+        };
         self.change_state(|state| {
             state.lus.insert(info.uuid, options);
         })
@@ -397,6 +412,7 @@ impl Processor {
         let rebuild = self.array.rebuild_progress().into_iter().find(|r| r.lu == info.uuid);
         #[allow(clippy::cast_precision_loss, reason = "a share for people")]
         let share = |done: u64, total: u64| if total == 0 { 1.0 } else { done as f64 / total as f64 };
+        let options = self.state.borrow().lus.get(&info.uuid).copied().unwrap_or_default();
         let served = matches!(self.mirrors.access(info.uuid), None | Some(twinlun_mirror::LuAccess::Served));
         api::LuView {
             name: info.name.clone(),
@@ -418,8 +434,11 @@ impl Processor {
             }
             .into(),
             rebuild_progress: rebuild.map(|r| share(r.done, r.total)),
+            physical_block_size: options.physical_block.max(info.block_size.bytes()),
             thin: info.thin,
-            write_cache: self.state.borrow().lus.get(&info.uuid).is_some_and(|o| o.write_cache),
+            removable: options.removable,
+            read_only: options.read_only,
+            write_cache: options.write_cache,
             mirror: self.mirrors.mirror_of(info.uuid),
             access: if served { "active" } else { "unavailable" }.into(),
         }

@@ -221,6 +221,7 @@ impl Processor {
             // A LU whose options are lost is treated as the safer kind.
             write_cache: options.is_some_and(|options| options.write_cache),
             thin: info.thin,
+            traits: options.map(crate::state::LuOptions::traits).unwrap_or_default(),
             saved_state: self.vault.get(&lu_record(info.uuid)),
             takeover: false,
         };

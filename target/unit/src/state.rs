@@ -50,15 +50,35 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// How a LU behaves towards hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LuOptions {
     /// WCE.
     pub write_cache: bool,
+    /// RMB: hosts can eject and load the medium.
+    #[serde(default)]
+    pub removable: bool,
+    /// Hosts cannot write.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Bytes of a physical block as hosts see it; 0: as a logical one.
+    #[serde(default)]
+    pub physical_block: u32,
 }
 
 impl Default for UnitState {
     fn default() -> Self {
         Self { version: VERSION, hosts: BTreeMap::new(), lus: BTreeMap::new() }
+    }
+}
+
+impl LuOptions {
+    /// What of it the device server shows.
+    pub fn traits(self) -> twinlun_scsi::LuTraits {
+        twinlun_scsi::LuTraits {
+            removable: self.removable,
+            read_only: self.read_only,
+            physical_block: self.physical_block,
+        }
     }
 }
 
