@@ -1,6 +1,6 @@
 //! Text, names, negotiation and CHAP.
 
-use twinlun_iscsi::chap::{Algorithm, Exchange, Secret};
+use twinlun_iscsi::chap::{Algorithm, AlgorithmSet, Exchange, Secret};
 use twinlun_iscsi::names::IscsiName;
 use twinlun_iscsi::negotiate::{KeySet, Negotiation, Parameters, Place};
 use twinlun_iscsi::target::{ChapCredentials, DigestPolicy, Policy, SessionType};
@@ -257,7 +257,10 @@ fn chap(input: &[u8], probe: &mut Probe) {
     let same = source.rarely(6);
     let other = if same { secret.clone() } else { Secret::new(b"another staple 12".to_vec()) };
     let mutual = source.flag().then(|| ("array".into(), other));
-    let credentials = ChapCredentials { user: "host".into(), secret: secret.clone(), mutual: mutual.clone() };
+    let all = Algorithm::ALL.into_iter();
+    let algorithms: AlgorithmSet = all.filter(|_| !source.rarely(4)).collect();
+    let (user, proven) = ("host".into(), secret.clone());
+    let credentials = ChapCredentials { user, secret: proven, mutual: mutual.clone(), algorithms };
     let mut exchange = Exchange::new(credentials, source.array());
     let mut challenge: Option<(Algorithm, u8, Vec<u8>)> = None;
     for _ in 0..source.below(6) + 1 {
@@ -314,6 +317,7 @@ fn chap(input: &[u8], probe: &mut Probe) {
         let find = |key: &str| pairs.iter().find(|pair| pair.key == key).map(|pair| pair.value);
         if let (Some(a), Some(i), Some(c)) = (find("CHAP_A"), find("CHAP_I"), find("CHAP_C")) {
             let algorithm = text::number(a).ok().and_then(Algorithm::from_number).expect("a known algorithm");
+            assert!(algorithms.contains(algorithm), "only what is wanted");
             let identifier = text::number(i).expect("a number") as u8;
             challenge = Some((algorithm, identifier, text::binary(c, BINARY_LIMIT).expect("a challenge")));
         } else if find("CHAP_R").is_some() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::Payload;
-use twinlun_iscsi::chap::{Algorithm, Secret};
+use twinlun_iscsi::chap::{Algorithm, AlgorithmSet, Secret};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::names::{IscsiName, Isid};
 use twinlun_iscsi::pdu::{
@@ -15,7 +15,7 @@ use twinlun_iscsi::pdu::{
 };
 use twinlun_iscsi::target::{
     Access, AsyncMessage, ChapCredentials, Connection, ConnectionConfig, DigestPolicy, Directory, Event,
-    LoginSubject, ScsiResponse, TargetRecord, TaskManagementResponse, Tsih,
+    LoginSubject, Redirect, ScsiResponse, TargetRecord, TaskManagementResponse, Tsih,
 };
 use twinlun_iscsi::text::{self, BINARY_LIMIT};
 use twinlun_iscsi::{Deframer, Encoder, FrameLimits};
@@ -67,10 +67,12 @@ impl Directory for Fixture {
                 user: "host".into(),
                 secret: Secret::new(SECRET.to_vec()),
                 mutual,
+                algorithms: AlgorithmSet::default(),
             });
         }
         access.alias = self.alias.then(|| "east".into());
-        access.redirect = self.redirect.then(|| ([10, 0, 0, 9], 3260).into());
+        access.redirect =
+            self.redirect.then(|| Redirect { to: ([10, 0, 0, 9], 3260).into(), permanent: self.alias });
         Ok(access)
     }
 

@@ -14,7 +14,9 @@ use twinlun_io::sim::{Crash, Medium, Process, Rng, WorldHandle};
 use twinlun_mirror::MirrorView;
 use twinlun_unit::Processor;
 use twinlun_unit::admin::{MirrorOrder, Order};
-use twinlun_unit::config::{Config, DiskConfig, EngineName, Limits, LinkConfig, PeerConfig, PortalConfig};
+use twinlun_unit::config::{
+    ChapConfig, Config, DiskConfig, EngineName, Limits, LinkConfig, PeerConfig, PortalConfig,
+};
 
 use crate::oracle::Oracle;
 use crate::plan::Plan;
@@ -70,7 +72,9 @@ impl Unit {
             disks: disks
                 .map(|disk| DiskConfig { path: disk_path(name, disk).into(), size: Some(DISK_SIZE) })
                 .collect(),
-            portals: vec![PortalConfig { listen: SocketAddr::new(ip, ISCSI_PORT), group: 1 }],
+            portals: vec![PortalConfig::new(SocketAddr::new(ip, ISCSI_PORT), 1)],
+            chap: ChapConfig::default(),
+            isns: None,
             link: Some(LinkConfig {
                 listen: Some(SocketAddr::new(ip, LINK_PORT)),
                 key_file: "link.key".into(),

@@ -52,6 +52,12 @@ pub(crate) enum Command {
     /// Hosts
     #[command(subcommand)]
     Host(HostCommand),
+    /// What discovery sessions must prove
+    #[command(subcommand)]
+    Discovery(DiscoveryCommand),
+    /// Portals
+    #[command(subcommand)]
+    Portal(PortalCommand),
     /// Mirrors
     #[command(subcommand)]
     Mirror(MirrorCommand),
@@ -216,6 +222,9 @@ pub(crate) enum HostCommand {
         /// File with the unit's CHAP secret
         #[arg(long, requires = "mutual_user")]
         mutual_secret_file: Option<PathBuf>,
+        /// Portal groups that it may come in by, with commas between them; all when absent
+        #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+        groups: Vec<u16>,
     },
     /// List hosts
     List,
@@ -223,6 +232,64 @@ pub(crate) enum HostCommand {
     Remove {
         /// Initiator name
         iqn: String,
+    },
+}
+
+/// `twinlun discovery`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiscoveryCommand {
+    /// Show what it takes to discover
+    Show,
+    /// Ask everybody who discovers for this CHAP name and secret
+    Set {
+        /// CHAP name that initiators must use
+        #[arg(long)]
+        chap_user: String,
+        /// File with the CHAP secret
+        #[arg(long)]
+        secret_file: PathBuf,
+        /// CHAP name by which the unit proves itself
+        #[arg(long, requires = "mutual_secret_file")]
+        mutual_user: Option<String>,
+        /// File with the unit's CHAP secret
+        #[arg(long, requires = "mutual_user")]
+        mutual_secret_file: Option<PathBuf>,
+    },
+    /// Ask for nothing beyond what the host proves for its normal sessions
+    Clear,
+}
+
+/// `twinlun portal`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortalCommand {
+    /// List portals
+    List,
+    /// Let nobody in, ask hosts to log out, and drop who is left after a time
+    Drain {
+        /// Address and port, as `portal list` shows it
+        address: String,
+        /// Seconds that hosts have
+        #[arg(long, default_value = "30", value_parser = clap::value_parser!(u16).range(1..=3600))]
+        seconds: u16,
+    },
+    /// Serve hosts again
+    Resume {
+        /// Address and port, as `portal list` shows it
+        address: String,
+    },
+    /// Send normal logins to another portal, or no longer
+    Redirect {
+        /// Address and port, as `portal list` shows it, or `all`
+        address: String,
+        /// Address and port of the other portal
+        #[arg(long, required_unless_present = "off")]
+        to: Option<std::net::SocketAddr>,
+        /// Tell hosts to remember it
+        #[arg(long, requires = "to")]
+        permanent: bool,
+        /// Undo an earlier order
+        #[arg(long, conflicts_with = "to")]
+        off: bool,
     },
 }
 

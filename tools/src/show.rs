@@ -7,7 +7,8 @@ use serde_json::Value;
 use twinlun_api::ByteSize;
 
 use crate::cli::{
-    Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, Output, SessionCommand,
+    Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, Output, PortalCommand,
+    SessionCommand,
 };
 
 /// Prints an answer: data to stdout, nothing else.
@@ -40,8 +41,11 @@ fn text(command: &Command, answer: &Value) -> String {
             list(answer, &["name", "size", "block_size", "raid", "disks", "state", "access", "mirror"])
         }
         Command::Host(HostCommand::List) => hosts(answer),
+        Command::Portal(PortalCommand::List) => {
+            list(answer, &["address", "group", "state", "sessions", "redirect"])
+        }
         Command::Session(SessionCommand::List) => {
-            list(answer, &["tsih", "initiator", "isid", "address", "portal", "kind", "commands"])
+            list(answer, &["tsih", "initiator", "alias", "isid", "address", "portal", "kind", "commands"])
         }
         Command::Event(EventCommand::List { .. }) => {
             answer["items"].as_array().into_iter().flatten().map(event).collect::<Vec<_>>().join("\n")

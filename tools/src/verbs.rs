@@ -9,8 +9,8 @@ use twinlun::client::{Client, segment};
 use twinlun_api::{Problem, ProblemKind};
 
 use crate::cli::{
-    Cli, Command, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand, SessionCommand, Switch,
-    UnitCommand,
+    Cli, Command, DiscoveryCommand, DiskCommand, EventCommand, HostCommand, LuCommand, MirrorCommand,
+    PortalCommand, SessionCommand, Switch, UnitCommand,
 };
 use crate::follow;
 use crate::show;
@@ -24,6 +24,8 @@ pub(crate) async fn run(cli: &Cli) -> Result<(), Problem> {
         Command::Disk(command) => disk(cli, &client, command).await?,
         Command::Lu(command) => lu(cli, &client, command).await?,
         Command::Host(command) => host(cli, &client, command).await?,
+        Command::Discovery(command) => discovery(&client, command).await?,
+        Command::Portal(command) => portal(cli, &client, command).await?,
         Command::Mirror(MirrorCommand::Watch { name }) => {
             return follow::watch_mirror(cli, &client, name).await;
         }
@@ -104,15 +106,43 @@ async fn lu(cli: &Cli, client: &Client, command: &LuCommand) -> Result<Value, Pr
 
 async fn host(cli: &Cli, client: &Client, command: &HostCommand) -> Result<Value, Problem> {
     match command {
-        HostCommand::Add { iqn, chap_user, secret_file, mutual_user, mutual_secret_file } => {
+        HostCommand::Add { iqn, chap_user, secret_file, mutual_user, mutual_secret_file, groups } => {
             let chap = credentials(chap_user.as_deref(), secret_file.as_deref())?;
             let mutual = credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
-            client.post("/v1/hosts", json!({"iqn": iqn, "chap": chap, "mutual": mutual})).await
+            let body = json!({"iqn": iqn, "chap": chap, "mutual": mutual, "groups": groups});
+            client.post("/v1/hosts", body).await
         }
         HostCommand::List => client.get("/v1/hosts").await,
         HostCommand::Remove { iqn } => {
             confirm(cli, &format!("forget host {iqn} and end its sessions"))?;
             client.delete(&format!("/v1/hosts/{}", segment(iqn))).await
+        }
+    }
+}
+
+async fn discovery(client: &Client, command: &DiscoveryCommand) -> Result<Value, Problem> {
+    match command {
+        DiscoveryCommand::Show => client.get("/v1/discovery").await,
+        DiscoveryCommand::Set { chap_user, secret_file, mutual_user, mutual_secret_file } => {
+            let chap = credentials(Some(chap_user), Some(secret_file))?;
+            let mutual = credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
+            client.post("/v1/discovery", json!({"chap": chap, "mutual": mutual})).await
+        }
+        DiscoveryCommand::Clear => client.post("/v1/discovery", json!({})).await,
+    }
+}
+
+async fn portal(cli: &Cli, client: &Client, command: &PortalCommand) -> Result<Value, Problem> {
+    let order = |address: &str, verb: &str| format!("/v1/portals/{}/{verb}", segment(address));
+    match command {
+        PortalCommand::List => client.get("/v1/portals").await,
+        PortalCommand::Drain { address, seconds } => {
+            confirm(cli, &format!("send all hosts away from portal {address} within {seconds} s"))?;
+            client.post(&order(address, "drain"), json!({"seconds": seconds})).await
+        }
+        PortalCommand::Resume { address } => client.post(&order(address, "resume"), json!({})).await,
+        PortalCommand::Redirect { address, to, permanent, off: _ } => {
+            client.post(&order(address, "redirect"), json!({"to": to, "permanent": permanent})).await
         }
     }
 }

@@ -14,6 +14,28 @@ pub struct AddHost {
     /// CHAP by which the unit proves itself to the host.
     #[serde(default)]
     pub mutual: Option<ChapSecret>,
+    /// Portal groups that the host may come in by; all when empty.
+    #[serde(default)]
+    pub groups: Vec<u16>,
+}
+
+/// `POST /v1/discovery`: the credentials of discovery sessions. Both absent: hosts prove themselves as for normal sessions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetDiscovery {
+    /// CHAP that everybody must pass to discover.
+    #[serde(default)]
+    pub chap: Option<ChapSecret>,
+    /// CHAP by which the unit proves itself.
+    #[serde(default)]
+    pub mutual: Option<ChapSecret>,
+}
+
+/// `GET /v1/discovery`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryView {
+    /// CHAP of discovery sessions.
+    pub chap: ChapView,
 }
 
 pub use chap::ChapSecret;
@@ -67,6 +89,8 @@ pub struct HostView {
     pub chap: ChapView,
     /// Its LUNs.
     pub luns: Vec<MappingView>,
+    /// Portal groups that it may come in by; all when empty.
+    pub groups: Vec<u16>,
     /// Sessions it has now.
     pub sessions: usize,
 }
@@ -97,6 +121,12 @@ pub struct SessionView {
     pub tsih: u16,
     /// Initiator name.
     pub initiator: String,
+    /// Alias that the initiator gave itself. Text of the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// CHAP name that the initiator has proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chap_user: Option<String>,
     /// Initiator session id, hexadecimal.
     pub isid: String,
     /// Peer address.

@@ -13,14 +13,17 @@ mod problem;
 mod size;
 mod unit;
 
-pub use host::{AddHost, ChapSecret, ChapView, HostView, MapLu, MappingView, SessionView, UnmapLu};
+pub use host::{
+    AddHost, ChapSecret, ChapView, DiscoveryView, HostView, MapLu, MappingView, SessionView, SetDiscovery,
+    UnmapLu,
+};
 pub use lu::{CreateLu, LuView, RaidLevel};
 pub use mirror::{AddSecondary, CreateMirror, ImageOrder, RemoveSecondary, SetAttributes, WhyView};
 pub use problem::{Problem, ProblemKind};
 pub use size::{ByteSize, ParseSizeError};
 pub use unit::{
-    AddDisk, DiskView, EventView, LinkPeerView, PortalView, ReplaceDisk, StatusView, UnitView, Verdict,
-    VerdictLevel,
+    AddDisk, DiskView, DrainPortal, EventView, LinkPeerView, PortalView, RedirectPortal, ReplaceDisk,
+    StatusView, UnitView, Verdict, VerdictLevel,
 };
 
 /// Version of the JSON shapes.

@@ -1,5 +1,7 @@
 //! The storage processor itself, its disks, its health.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ByteSize;
@@ -11,6 +13,40 @@ pub struct PortalView {
     pub address: String,
     /// Target portal group tag.
     pub group: u16,
+    /// `serving`, `draining` or `drained`.
+    pub state: String,
+    /// Sessions that came in here.
+    pub sessions: usize,
+    /// Where its normal logins are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
+    /// Whether hosts are told to remember that.
+    pub redirect_permanent: bool,
+}
+
+/// `POST /v1/portals/{address}/drain`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainPortal {
+    /// Seconds that hosts have to log out; 1 to 3600.
+    #[serde(default = "drain_seconds")]
+    pub seconds: u16,
+}
+
+fn drain_seconds() -> u16 {
+    30
+}
+
+/// `POST /v1/portals/{address}/redirect`; the address `all` stands for every portal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedirectPortal {
+    /// Address and port of the other portal; logins are not sent away any more when absent.
+    #[serde(default)]
+    pub to: Option<SocketAddr>,
+    /// Hosts are told to remember it.
+    #[serde(default)]
+    pub permanent: bool,
 }
 
 /// Another unit, as the link sees it.

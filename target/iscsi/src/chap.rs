@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 use crate::target::ChapCredentials;
 use crate::text::{self, BINARY_LIMIT, Pair, TextBuilder};
 
+/// Fewest bytes of a secret: 96 bits, for want of IPsec (RFC 7143 section 9.2.1).
+pub const MIN_SECRET: usize = 12;
+
 /// A CHAP secret. Wiped from memory when the last clone goes; never printed.
 #[derive(Clone)]
 pub struct Secret(Rc<Zeroizing<Vec<u8>>>);
@@ -32,7 +35,7 @@ impl Secret {
         Self(Rc::new(Zeroizing::new(bytes)))
     }
 
-    /// The secret's length in bytes. RFC 7143 section 9.2.1 wants 12 at least; Windows takes 16 at most.
+    /// The secret's length in bytes. RFC 7143 section 9.2.1 wants [`MIN_SECRET`] at least; Windows takes 16 at most.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -78,6 +81,30 @@ pub enum Algorithm {
     Sha3 = 8,
 }
 
+/// Which algorithms one end takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlgorithmSet(u16);
+
+impl AlgorithmSet {
+    /// Whether the algorithm is in it.
+    pub const fn contains(self, algorithm: Algorithm) -> bool {
+        self.0 & 1 << algorithm as u8 != 0
+    }
+}
+
+impl Default for AlgorithmSet {
+    /// All of them: which one is taken is the initiator's order, and many know only MD5.
+    fn default() -> Self {
+        Algorithm::ALL.into_iter().collect()
+    }
+}
+
+impl FromIterator<Algorithm> for AlgorithmSet {
+    fn from_iter<T: IntoIterator<Item = Algorithm>>(algorithms: T) -> Self {
+        Self(algorithms.into_iter().fold(0, |set, algorithm| set | 1 << algorithm as u8))
+    }
+}
+
 /// A response: the hash over identifier, secret and challenge.
 pub type Response = SmallVec<[u8; 32]>;
 
@@ -88,6 +115,16 @@ impl Algorithm {
     /// The algorithm of a number in CHAP_A.
     pub fn from_number(number: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|a| *a as u64 == number)
+    }
+
+    /// Its name in configuration files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha3 => "sha3-256",
+        }
     }
 
     /// Length of a response, and of the challenges made here.
@@ -118,7 +155,7 @@ impl Algorithm {
 /// Why an exchange failed. For the log; the initiator learns "authentication failure" whatever it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChapError {
-    /// None of the offered algorithms is known.
+    /// None of the offered algorithms is known and wanted.
     #[error("no common CHAP algorithm")]
     NoAlgorithm,
     /// A key of the present step is missing, or one of another step came.
@@ -136,6 +173,9 @@ pub enum ChapError {
     /// The initiator sent our own challenge back, or one that our secret answers alike.
     #[error("reflected CHAP challenge")]
     Reflected,
+    /// A secret has fewer than [`MIN_SECRET`] bytes.
+    #[error("a CHAP secret of fewer than 12 bytes")]
+    ShortSecret,
     /// Both directions have one secret.
     #[error("the same CHAP secret in both directions")]
     SameSecret,
@@ -225,10 +265,10 @@ impl Exchange {
         else {
             return Err(ChapError::Sequence);
         };
-        // CHAP_A is a list in the initiator's order of preference; what is unknown in it is passed over.
+        // CHAP_A is a list in the initiator's order of preference; what is unknown or not wanted in it is passed over.
         let algorithm = text::list(offered)
-            .filter_map(|item| text::number(item).ok())
-            .find_map(Algorithm::from_number)
+            .filter_map(|item| Algorithm::from_number(text::number(item).ok()?))
+            .find(|algorithm| self.credentials.algorithms.contains(*algorithm))
             .ok_or(ChapError::NoAlgorithm)?;
         let material =
             Sha256::new().chain_update(b"twinlun CHAP challenge").chain_update(self.random.0).finalize();
@@ -321,6 +361,7 @@ mod tests {
             user: "host".into(),
             secret: secret(b"correct horse battery"),
             mutual: mutual.then(|| ("array".into(), secret(b"another staple 12"))),
+            algorithms: AlgorithmSet::default(),
         }
     }
 
@@ -385,6 +426,32 @@ mod tests {
         assert_eq!(value(&answer, "CHAP_A"), "7");
         let mut exchange = Exchange::new(credentials(false), [1; 32]);
         assert_eq!(run(&mut exchange, b"CHAP_A=1,2,foo\0"), Err(ChapError::NoAlgorithm));
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_passed_over() {
+        let algorithms = [Algorithm::Sha256, Algorithm::Sha3].into_iter().collect();
+        let strong = || ChapCredentials { algorithms, ..credentials(false) };
+        let answer = run(&mut Exchange::new(strong(), [1; 32]), b"CHAP_A=5,6,7,8\0").unwrap();
+        assert_eq!(value(&answer, "CHAP_A"), "7", "the first of the initiator's list that is allowed");
+        assert_eq!(run(&mut Exchange::new(strong(), [1; 32]), b"CHAP_A=5,6\0"), Err(ChapError::NoAlgorithm));
+    }
+
+    #[test]
+    fn a_response_in_base64_is_as_good() {
+        let mut exchange = Exchange::new(credentials(false), [4; 32]);
+        let (_, _, response) = response(&mut exchange, "8", &credentials(false).secret);
+        let request = format!("CHAP_N=host\0CHAP_R=0b{}\0", data_encoding::BASE64.encode(&response));
+        assert!(run(&mut exchange, request.as_bytes()).is_ok() && exchange.is_done());
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_binary_value_is_a_name() {
+        let named = || ChapCredentials { user: "0bAQID".into(), ..credentials(false) };
+        let mut exchange = Exchange::new(named(), [4; 32]);
+        let (_, _, response) = response(&mut exchange, "5", &named().secret);
+        let request = format!("CHAP_N=0bAQID\0CHAP_R={}\0", text::hex(&response));
+        assert!(run(&mut exchange, request.as_bytes()).is_ok() && exchange.is_done());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Everything here is bounded: how much text one exchange may collect, how many keys it may hold, how long a key and a value may
 //! be, how long an answer may grow, how many bytes a binary value may decode to. A bound that is passed is an error, never a cut.
 
+use std::net::SocketAddr;
+
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 
 /// Most text that one exchange may collect over PDUs with the C bit.
@@ -154,6 +156,15 @@ pub fn hex(bytes: &[u8]) -> String {
     format!("0x{}", HEXLOWER.encode(bytes))
 }
 
+/// A portal's address as TargetAddress has it: IPv6 in brackets, without the zone, which means something on this machine only
+/// (RFC 7143 section 13.8).
+pub fn address(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.to_string(),
+        SocketAddr::V6(v6) => format!("[{}]:{}", v6.ip(), v6.port()),
+    }
+}
+
 /// An answer under construction; it refuses to grow beyond its limit.
 #[derive(Clone, Debug)]
 pub struct TextBuilder {
@@ -230,6 +241,18 @@ mod tests {
 
     fn keys(text: &[u8]) -> Result<Vec<(&str, &[u8])>, TextError> {
         pairs(text).map(|all| all.into_iter().map(|p| (p.key, p.value)).collect())
+    }
+
+    #[test]
+    fn addresses_are_written_for_others() {
+        let zoned = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 3260, 7, 3);
+        for (given, expected) in [
+            ("10.0.0.1:3260".parse().unwrap(), "10.0.0.1:3260"),
+            ("[2001:db8::1]:860".parse().unwrap(), "[2001:db8::1]:860"),
+            (zoned.into(), "[fe80::1]:3260"),
+        ] {
+            assert_eq!(address(given), expected);
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Unknown keys, wrong types and impossible values are refused with file, line, column and remedy.
 
+mod hosts;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 use twinlun_api::ByteSize;
+
+pub use hosts::{ChapConfig, ISNS_PORT, IsnsConfig, PortalConfig, RedirectConfig};
+use hosts::{ChapSection, IsnsSection, PortalSection};
 
 /// Smallest disk that can hold a vault and some data.
 pub const MIN_DISK_SIZE: u64 = 16 << 20;
@@ -28,6 +33,10 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
     /// Portals in order.
     pub portals: Vec<PortalConfig>,
+    /// How hosts prove who they are.
+    pub chap: ChapConfig,
+    /// iSNS servers to register with, if any.
+    pub isns: Option<IsnsConfig>,
     /// Link to other units, if any.
     pub link: Option<LinkConfig>,
     /// Admin socket.
@@ -58,15 +67,6 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// Size of the file to create.
     pub size: Option<u64>,
-}
-
-/// A portal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortalConfig {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Target portal group tag.
-    pub group: u16,
 }
 
 /// The link.
@@ -154,6 +154,9 @@ struct File {
     disk: Vec<DiskSection>,
     #[serde(default)]
     portal: Vec<PortalSection>,
+    #[serde(default)]
+    chap: ChapSection,
+    isns: Option<IsnsSection>,
     link: Option<LinkSection>,
     #[serde(default)]
     admin: AdminSection,
@@ -181,18 +184,6 @@ fn default_sp() -> Spanned<String> {
 struct DiskSection {
     path: Spanned<PathBuf>,
     size: Option<Spanned<ByteSize>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PortalSection {
-    listen: Spanned<SocketAddr>,
-    #[serde(default = "default_group")]
-    group: Spanned<u16>,
-}
-
-fn default_group() -> Spanned<u16> {
-    Spanned::new(0..0, 1)
 }
 
 #[derive(Deserialize)]
@@ -280,6 +271,8 @@ impl Reader<'_> {
         let state_dir = base.join(&file.unit.state_dir);
         let disks = self.disks(&state_dir, &file.disk)?;
         let portals = self.portals(&file.portal)?;
+        let chap = self.chap(&file.chap)?;
+        let isns = file.isns.map(|isns| self.isns(&unit, sp, &isns)).transpose()?;
         let link = file.link.map(|link| self.link(&state_dir, &unit, link)).transpose()?;
         let admin_socket = state_dir.join(file.admin.socket.unwrap_or_else(|| "admin.sock".into()));
         Ok(Config {
@@ -288,6 +281,8 @@ impl Reader<'_> {
             state_dir,
             disks,
             portals,
+            chap,
+            isns,
             link,
             admin_socket,
             engine: file.unit.engine,
@@ -343,32 +338,6 @@ impl Reader<'_> {
             disks.push(DiskConfig { path, size: section.size.as_ref().map(|size| size.get_ref().0) });
         }
         Ok(disks)
-    }
-
-    fn portals(&self, sections: &[PortalSection]) -> Result<Vec<PortalConfig>, ConfigError> {
-        if sections.is_empty() {
-            let remedy = "add a [[portal]] section, such as listen = \"127.0.0.1:3260\"";
-            return Err(self.error(None, "no portal is configured, so no host could reach the unit", remedy));
-        }
-        let mut portals: Vec<PortalConfig> = Vec::new();
-        for section in sections {
-            let listen = *section.listen.get_ref();
-            if listen.port() != 0 && portals.iter().any(|other| other.listen == listen) {
-                let what = format!("portal {listen} is named twice");
-                return Err(self.error(
-                    Some(section.listen.span()),
-                    what,
-                    "give every portal an address of its own",
-                ));
-            }
-            let group = *section.group.get_ref();
-            if group == 0 {
-                let remedy = "number portal groups from 1";
-                return Err(self.error(Some(section.group.span()), "portal group 0 does not exist", remedy));
-            }
-            portals.push(PortalConfig { listen, group });
-        }
-        Ok(portals)
     }
 
     fn link(&self, state_dir: &Path, unit: &str, section: LinkSection) -> Result<LinkConfig, ConfigError> {
@@ -429,6 +398,8 @@ pub fn load_key(path: &Path) -> Result<Vec<u8>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use twinlun_iscsi::chap::Algorithm;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -461,6 +432,19 @@ addresses = ["127.0.0.1:7401"]
 
 [admin]
 socket = "admin.sock"
+
+[[portal]]
+listen = "127.0.0.1:3261"
+redirect = "127.0.0.1:3260"
+redirect_permanent = true
+ping_seconds = 0
+
+[chap]
+algorithms = ["sha256", "sha3-256"]
+
+[isns]
+servers = ["127.0.0.1:3205"]
+registration_seconds = 60
 "#;
 
     fn parse_text(text: &str) -> Result<Config, ConfigError> {
@@ -476,6 +460,15 @@ socket = "admin.sock"
         assert_eq!(config.disks[1].path, Path::new("ram:fast"));
         assert_eq!(config.portals[1].group, 2);
         assert_eq!(config.admin_socket, Path::new("/etc/twinlun/state/admin.sock"));
+        let redirect = RedirectConfig { to: "127.0.0.1:3260".parse().expect("an address"), permanent: true };
+        assert_eq!(config.portals[2].redirect, Some(redirect));
+        assert_eq!((config.portals[2].ping_seconds, config.portals[0].ping_seconds), (Some(0), None));
+        assert_eq!(config.chap.algorithms, [Algorithm::Sha3, Algorithm::Sha256], "the strongest first");
+        let isns = config.isns.expect("there is an iSNS server");
+        assert_eq!(
+            (isns.entity.as_str(), isns.registration_seconds, isns.inquiry_seconds),
+            ("east-a", 60, 60)
+        );
         let link = config.link.expect("there is a link");
         assert_eq!(link.peers[0].unit, "west");
     }
@@ -493,6 +486,13 @@ socket = "admin.sock"
             ("group = 2", "group = 0", Some((20, 9)), "portal group 0"),
             ("unit = \"west\"", "unit = \"east\"", Some((26, 8)), "this unit"),
             ("state_dir = \"state\"", "", Some((2, 1)), "state_dir"),
+            ("redirect = \"127.0.0.1:3260\"", "redirect = \"127.0.0.1:3261\"", Some((34, 12)), "redirected"),
+            ("redirect = \"127.0.0.1:3260\"\n", "", Some((34, 22)), "nothing is redirected"),
+            ("\"sha256\"", "\"sha512\"", Some((39, 15)), "no CHAP algorithm"),
+            ("[\"sha256\", \"sha3-256\"]", "[]", Some((39, 14)), "no CHAP algorithm is left"),
+            ("\"127.0.0.1:3205\"", "\"127.0.0.1:0\"", Some((42, 12)), "no iSNS server"),
+            ("[\"127.0.0.1:3205\"]", "[]", Some((42, 11)), "0 iSNS servers"),
+            ("registration_seconds = 60", "registration_seconds = 1", Some((43, 24)), "cannot last"),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD, "{from} is not in the example");

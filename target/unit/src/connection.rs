@@ -16,7 +16,8 @@ use twinlun_block::BlockResult;
 use twinlun_io::{Instant, Outbox, Stream};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::target::{
-    CloseReason, Connection, Event, ScsiCommand, ScsiResponse, TASK_ABORTED, TaskManagementResponse, Tsih,
+    AsyncMessage, CloseReason, Connection, Event, ScsiCommand, ScsiResponse, TASK_ABORTED,
+    TaskManagementResponse, Tsih,
 };
 use twinlun_scsi::{
     Abort, Admission, Command, Io, NexusId, Outcome, Reply, Settle, Status, Step, Task, TaskAttribute,
@@ -158,6 +159,12 @@ impl HostConnection {
         self.over.set(true);
         self.changed.notify_waiters();
         reason
+    }
+
+    /// Sends a message that nobody asked for; nothing outside of a normal session.
+    pub(crate) fn tell(&self, message: AsyncMessage) {
+        self.core.borrow_mut().async_message(message);
+        self.wake();
     }
 
     /// Asks the connection to end.

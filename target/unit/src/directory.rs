@@ -7,11 +7,12 @@ use twinlun_iscsi::chap::Secret;
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::names::IscsiName;
 use twinlun_iscsi::target::{
-    Access, Authentication, ChapCredentials, Directory, LoginSubject, SessionType, TargetRecord,
+    Access, Authentication, ChapCredentials, Directory, LoginSubject, Redirect, SessionType, TargetRecord,
 };
 
+use crate::portal::{Portal, Service};
 use crate::processor::Processor;
-use crate::state::{Credentials, Host};
+use crate::state::{ALL, Credentials, UnitState};
 
 /// The directory as one connection sees it.
 pub(crate) struct DirectoryView<'a> {
@@ -22,7 +23,9 @@ pub(crate) struct DirectoryView<'a> {
 
 impl Directory for DirectoryView<'_> {
     fn access(&self, subject: &LoginSubject) -> Result<Access, LoginStatus> {
-        if self.processor.is_stopping() {
+        let portal = self.processor.portal_at(self.local);
+        let serving = portal.as_ref().is_some_and(|portal| portal.service() == Service::Serving);
+        if self.processor.is_stopping() || !serving {
             return Err(LoginStatus::ServiceUnavailable);
         }
         if let Some(target) = &subject.target
@@ -31,14 +34,24 @@ impl Directory for DirectoryView<'_> {
             return Err(LoginStatus::NotFound);
         }
         let state = self.processor.state.borrow();
-        let Some(host) = state.host(subject.initiator.as_str()) else {
-            return match subject.session_type {
-                // Whoever may see nothing may still ask, and is told nothing.
-                SessionType::Discovery => Ok(Access::open()),
-                SessionType::Normal => Err(LoginStatus::AuthorizationFailure),
+        let host = state.host(subject.initiator.as_str());
+        if subject.session_type == SessionType::Discovery {
+            // Credentials for discovery are asked of everybody. Without them a known host proves itself as it does for a normal
+            // session; whoever may see nothing may still ask, and is told nothing.
+            let (chap, mutual) = match (&state.discovery.chap, host) {
+                (Some(chap), _) => (Some(chap), state.discovery.mutual.as_ref()),
+                (None, Some(host)) => (host.chap.as_ref(), host.mutual.as_ref()),
+                (None, None) => (None, None),
             };
-        };
-        Ok(Access { authentication: authentication(host), alias: None, redirect: None })
+            return Ok(Access { authentication: self.proof(chap, mutual), ..Access::open() });
+        }
+        let host = host.ok_or(LoginStatus::AuthorizationFailure)?;
+        if !host.may_use(subject.portal_group) {
+            return Err(LoginStatus::AuthorizationFailure);
+        }
+        let redirect = portal.and_then(|portal| redirect(&state, &portal));
+        let authentication = self.proof(host.chap.as_ref(), host.mutual.as_ref());
+        Ok(Access { authentication, alias: None, redirect })
     }
 
     fn has_session(&self, subject: &LoginSubject, tsih: u16) -> bool {
@@ -46,30 +59,49 @@ impl Directory for DirectoryView<'_> {
     }
 
     fn targets(&self, initiator: &IscsiName) -> Vec<TargetRecord> {
-        if self.processor.state.borrow().host(initiator.as_str()).is_none() {
+        let state = self.processor.state.borrow();
+        let Some(host) = state.host(initiator.as_str()) else { return Vec::new() };
+        let portals = self.processor.portals.borrow();
+        let portals: Vec<_> = portals
+            .iter()
+            .filter(|portal| portal.service() == Service::Serving && host.may_use(portal.config.group))
+            .filter_map(|portal| Some((self.reachable(portal)?, portal.config.group)))
+            .collect();
+        // A target without a portal would be taken to be where the question was asked (RFC 7143 appendix C).
+        if portals.is_empty() {
             return Vec::new();
         }
-        let portals = self.processor.portals.borrow();
-        let portals =
-            portals.iter().filter_map(|(listen, group)| Some((self.reachable(*listen)?, *group))).collect();
         vec![TargetRecord { name: self.processor.target_name.clone(), portals }]
     }
 }
 
 impl DirectoryView<'_> {
     /// A portal on every address is named by the one that this host has used already.
-    fn reachable(&self, listen: SocketAddr) -> Option<SocketAddr> {
+    fn reachable(&self, portal: &Portal) -> Option<SocketAddr> {
+        let listen = portal.address;
         if !listen.ip().is_unspecified() {
             return Some(listen);
         }
         (listen.is_ipv4() == self.local.is_ipv4()).then(|| SocketAddr::new(self.local.ip(), listen.port()))
     }
+
+    fn proof(&self, chap: Option<&Credentials>, mutual: Option<&Credentials>) -> Authentication {
+        let Some(chap) = chap else { return Authentication::None };
+        let (user, secret) = credentials(chap);
+        let algorithms = self.processor.config.chap.set();
+        Authentication::Chap(ChapCredentials { user, secret, mutual: mutual.map(credentials), algorithms })
+    }
 }
 
-fn authentication(host: &Host) -> Authentication {
-    let Some(chap) = &host.chap else { return Authentication::None };
-    let (user, secret) = credentials(chap);
-    Authentication::Chap(ChapCredentials { user, secret, mutual: host.mutual.as_ref().map(credentials) })
+/// Where normal logins at a portal are sent: an order for the portal before one for all, and both before the configuration.
+pub(crate) fn redirect(state: &UnitState, portal: &Portal) -> Option<Redirect> {
+    let ordered = state.redirects.get(&portal.address.to_string()).or_else(|| state.redirects.get(ALL));
+    let (to, permanent) = match ordered {
+        Some(order) => (order.to, order.permanent),
+        None => portal.config.redirect.map(|redirect| (redirect.to, redirect.permanent))?,
+    };
+    // An order for all portals does not send away from the portal that it names.
+    (to != portal.address).then_some(Redirect { to, permanent })
 }
 
 fn credentials(credentials: &Credentials) -> (Rc<str>, Secret) {

@@ -1,6 +1,8 @@
 //! Carrying out administrators' orders. Each is checked whole before anything changes; a dry run stops there.
 
-use std::collections::BTreeMap;
+mod hosts;
+mod portals;
+
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -10,16 +12,13 @@ use twinlun_api::{Problem, ProblemKind};
 use twinlun_array::{ArrayError, LuInfo, LuSpec, LuState, Raid};
 use twinlun_block::{BlockSize, MetaStore};
 use twinlun_iscsi::names::IscsiName;
-use twinlun_iscsi::target::SessionType;
 use twinlun_mirror::{CreateMirror, ErrorKind, MirrorError, WritePolicy};
 use uuid::Uuid;
 
 use crate::admin::{Answer, MirrorOrder, Order};
 use crate::processor::{Processor, lu_record, naa};
-use crate::state::{ANY, Credentials, Host, LuOptions, UnitState};
+use crate::state::{ANY, Host, LuOptions, UnitState};
 
-/// Fewest bytes of a CHAP secret (RFC 7143, 9.2.1).
-const MIN_SECRET: usize = 12;
 /// LUNs reach this far.
 const MAX_LUN: u16 = twinlun_scsi::lun::MAX_LUN;
 /// Largest physical block that hosts are told of.
@@ -54,6 +53,14 @@ impl Processor {
             Order::UnmapLu { name, unmap } => self.unmap_lu(&name, &unmap.host, dry_run).await,
             Order::AddHost(order) => self.add_host(order, dry_run).await,
             Order::RemoveHost { iqn } => self.remove_host(&iqn, dry_run).await,
+            Order::ShowDiscovery => value(self.discovery_view()),
+            Order::SetDiscovery(order) => self.set_discovery(order, dry_run).await,
+            Order::ListPortals => items(self.portal_views()),
+            Order::DrainPortal { address, drain } => self.drain_portal(&address, &drain, dry_run),
+            Order::ResumePortal { address } => self.resume_portal(&address, dry_run).await,
+            Order::RedirectPortal { address, redirect } => {
+                self.redirect_portal(&address, &redirect, dry_run).await
+            }
             Order::DropSession { tsih } => self.drop_session(tsih, dry_run),
             Order::CreateMirror(order) => self.create_mirror(order, dry_run).await,
             Order::Mirror { name, order } => self.order_mirror(&name, order, dry_run).await,
@@ -264,70 +271,6 @@ impl Processor {
         value(json!({ "lu": name, "host": host_name }))
     }
 
-    async fn add_host(&self, order: api::AddHost, dry_run: bool) -> Answer {
-        let name = host_name(&order.iqn)?;
-        if self.state.borrow().hosts.contains_key(&name) {
-            return Err(refused(
-                "E-HOST-EXISTS",
-                format!("host {name} is known already"),
-                "remove it first to change it",
-            ));
-        }
-        if order.mutual.is_some() && order.chap.is_none() {
-            let detail = "mutual CHAP needs CHAP of the host as well";
-            return Err(usage("E-CHAP", detail, "add --chap-user and --secret-file"));
-        }
-        for chap in [&order.chap, &order.mutual].into_iter().flatten() {
-            check_secret(chap)?;
-        }
-        if let (Some(chap), Some(mutual)) = (&order.chap, &order.mutual)
-            && chap.secret == mutual.secret
-        {
-            let detail = "both directions have the same CHAP secret, which RFC 7143 forbids";
-            return Err(usage("E-CHAP", detail, "give each direction a secret of its own"));
-        }
-        if dry_run {
-            return plan(format!("make host {name} known"));
-        }
-        let credentials = |chap: api::ChapSecret| Credentials { user: chap.user, secret: chap.secret };
-        let host = Host {
-            chap: order.chap.map(credentials),
-            mutual: order.mutual.map(credentials),
-            luns: BTreeMap::new(),
-        };
-        self.change_state(|state| {
-            state.hosts.insert(name.clone(), host);
-        })
-        .await?;
-        // A host that came in as "any" sees its own LUNs from now on: none yet.
-        self.refresh_lun_maps().await;
-        value(json!({ "iqn": name }))
-    }
-
-    async fn remove_host(&self, iqn: &str, dry_run: bool) -> Answer {
-        let name = host_name(iqn)?;
-        if !self.state.borrow().hosts.contains_key(&name) {
-            return Err(not_found("E-HOST", format!("there is no host {name}"), "see twinlun host list"));
-        }
-        if dry_run {
-            return plan(format!("forget host {name} and end its sessions"));
-        }
-        self.change_state(|state| {
-            state.hosts.remove(&name);
-        })
-        .await?;
-        self.end_sessions_of(&name);
-        self.refresh_lun_maps().await;
-        value(json!({ "iqn": name }))
-    }
-
-    fn end_sessions_of(&self, initiator: &str) {
-        let sessions = self.sessions.borrow();
-        for (_, session) in sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == initiator) {
-            session.connection.close();
-        }
-    }
-
     fn drop_session(&self, tsih: u16, dry_run: bool) -> Answer {
         let handle = twinlun_iscsi::target::Tsih::new(tsih);
         let session =
@@ -457,47 +400,6 @@ impl Processor {
         };
         disks.iter().map(view).collect()
     }
-
-    fn host_views(&self) -> Vec<api::HostView> {
-        let state = self.state.borrow();
-        let names: BTreeMap<_, _> = self.array.lus().into_iter().map(|info| (info.uuid, info.name)).collect();
-        let sessions = self.sessions.borrow();
-        let view = |(iqn, host): (&String, &Host)| api::HostView {
-            iqn: iqn.clone(),
-            chap: api::ChapView {
-                user: host.chap.as_ref().map(|c| c.user.clone()),
-                mutual_user: host.mutual.as_ref().map(|c| c.user.clone()),
-            },
-            luns: host
-                .luns
-                .iter()
-                .map(|(lun, lu)| api::MappingView {
-                    lun: *lun,
-                    lu: names.get(lu).cloned().unwrap_or_default(),
-                })
-                .collect(),
-            sessions: sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == iqn).count(),
-        };
-        state.hosts.iter().map(view).collect()
-    }
-
-    fn session_views(&self) -> Vec<api::SessionView> {
-        let sessions = self.sessions.borrow();
-        let views = sessions.iter().map(|(tsih, session)| api::SessionView {
-            tsih: tsih.get(),
-            initiator: session.subject.initiator.to_string(),
-            isid: format!("{:?}", session.subject.isid),
-            address: session.connection.stream().peer_address().to_string(),
-            portal: session.connection.stream().local_address().to_string(),
-            kind: match session.subject.session_type {
-                SessionType::Normal => "normal",
-                SessionType::Discovery => "discovery",
-            }
-            .into(),
-            commands: session.connection.outstanding(),
-        });
-        views.collect()
-    }
 }
 
 fn host_name(name: &str) -> Result<String, Problem> {
@@ -508,21 +410,6 @@ fn host_name(name: &str) -> Result<String, Problem> {
         let remedy = "write the initiator's name as its own configuration has it, or any";
         usage("E-HOST-NAME", format!("{name:?} is no initiator name: {error}"), remedy)
     })
-}
-
-fn check_secret(chap: &api::ChapSecret) -> Result<(), Problem> {
-    if chap.user.is_empty() || chap.user.len() > 255 {
-        return Err(usage("E-CHAP", "a CHAP name has 1 to 255 bytes", "choose another name"));
-    }
-    if chap.secret.len() < MIN_SECRET || chap.secret.len() > 255 {
-        let detail = format!("the CHAP secret of {} has {} bytes", chap.user, chap.secret.len());
-        return Err(usage(
-            "E-CHAP",
-            detail,
-            "use 12 to 16 bytes: Windows takes no more, RFC 7143 wants no less",
-        ));
-    }
-    Ok(())
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "answers are made to be given away")]

@@ -1,13 +1,20 @@
 //! Portals: accepting hosts, within caps, and admitting their sessions.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
+use tokio::sync::Notify;
 use twinlun_io::{Listener, Stream};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::target::{CloseReason, Connection, ConnectionConfig, SessionRequest, SessionType, Timers};
 use twinlun_scsi::InitiatorPort;
 
+use crate::config::PortalConfig;
 use crate::connection::HostConnection;
 use crate::processor::{Processor, StartError};
 use crate::sessions::{Session, SessionKey};
@@ -15,37 +22,143 @@ use crate::sessions::{Session, SessionKey};
 /// Pause after a failed accept, so that a lasting error does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether hosts are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// They are.
+    Serving,
+    /// Nobody new is; those who are there were asked to leave.
+    Draining,
+    /// Nobody is.
+    Drained,
+}
+
+impl Service {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// One portal and the connections that came in by it.
+pub(crate) struct Portal {
+    /// Where it listens, with the port that was chosen.
+    pub(crate) address: SocketAddr,
+    pub(crate) config: PortalConfig,
+    service: Cell<Service>,
+    /// Counts changes of service: a job of an earlier time sees that it is out of date.
+    epoch: Cell<u64>,
+    changed: Notify,
+    connections: RefCell<BTreeMap<u64, Rc<HostConnection>>>,
+    accepted: Cell<u64>,
+}
+
+impl Portal {
+    fn new(address: SocketAddr, config: PortalConfig) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            config,
+            service: Cell::new(Service::Serving),
+            epoch: Cell::new(0),
+            changed: Notify::new(),
+            connections: RefCell::default(),
+            accepted: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service.get()
+    }
+
+    /// The present time between two changes of service.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+
+    pub(crate) fn set_service(&self, service: Service) {
+        self.service.set(service);
+        self.epoch.set(self.epoch.get() + 1);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn connections(&self) -> Vec<Rc<HostConnection>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
+    /// Sessions that came in here.
+    pub(crate) fn sessions(&self) -> usize {
+        self.connections.borrow().values().filter(|connection| connection.session().is_some()).count()
+    }
+
+    /// Waits until `reached` holds; it is asked again whenever a connection ends or the service changes.
+    pub(crate) async fn until(&self, reached: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn enter(&self, connection: Rc<HostConnection>) -> u64 {
+        let number = self.accepted.get() + 1;
+        self.accepted.set(number);
+        self.connections.borrow_mut().insert(number, connection);
+        number
+    }
+
+    fn leave(&self, number: u64) {
+        self.connections.borrow_mut().remove(&number);
+        self.changed.notify_waiters();
+    }
+}
+
 /// Opens every portal of the configuration and starts accepting.
 pub(crate) async fn open_all(processor: &Rc<Processor>) -> Result<(), StartError> {
-    for portal in processor.config.portals.clone() {
-        let address = portal.listen;
+    for config in processor.config.portals.clone() {
+        let address = config.listen;
         let listener =
             processor.shard.listen(address).await.map_err(|error| StartError::Portal { address, error })?;
-        processor.portals.borrow_mut().push((listener.local_address(), portal.group));
-        let this = processor.clone();
-        processor.shard.spawn(async move { this.accept(listener, portal.group).await });
+        let portal = Portal::new(listener.local_address(), config);
+        processor.portals.borrow_mut().push(portal.clone());
+        processor.accept(listener, portal);
     }
     Ok(())
 }
 
 impl Processor {
-    async fn accept(self: Rc<Self>, listener: Listener, group: u16) {
-        while !self.is_stopping() {
-            match listener.accept().await {
-                Ok(stream) if self.has_room() => {
-                    let this = self.clone();
-                    self.shard.spawn(async move { this.serve(stream, group).await });
-                }
-                // Closed at once: the host tries again, and those who are logged in keep their service.
-                Ok(stream) => {
-                    tracing::warn!(host = %stream.peer_address(), "connection cap reached, host turned away");
-                }
-                Err(error) => {
-                    tracing::warn!(portal = %listener.local_address(), %error, "cannot accept a connection");
-                    self.shard.sleep(ACCEPT_PAUSE).await;
+    /// Accepts hosts at a portal until its service changes.
+    pub(crate) fn accept(self: &Rc<Self>, listener: Listener, portal: Rc<Portal>) {
+        let this = self.clone();
+        self.shard.spawn(async move {
+            let epoch = portal.epoch();
+            while !this.is_stopping() {
+                let over = pin!(portal.until(|portal| portal.epoch() != epoch));
+                let next = match select(over, pin!(listener.accept())).await {
+                    // The listener closes: who comes now is refused at once and can take another path.
+                    Either::Left(_) => return,
+                    Either::Right((next, _)) => next,
+                };
+                match next {
+                    Ok(stream) if this.has_room() => {
+                        let (this, portal) = (this.clone(), portal.clone());
+                        this.shard.clone().spawn(async move { this.serve(stream, portal).await });
+                    }
+                    // Closed at once: the host tries again, and those who are logged in keep their service.
+                    Ok(stream) => {
+                        tracing::warn!(host = %stream.peer_address(), "connection cap reached, host turned away");
+                    }
+                    Err(error) => {
+                        tracing::warn!(portal = %portal.address, %error, "cannot accept a connection");
+                        this.shard.sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
-        }
+        });
     }
 
     fn has_room(&self) -> bool {
@@ -53,27 +166,44 @@ impl Processor {
         self.connections.get() < limits.connections && self.logins.get() < limits.logins
     }
 
-    async fn serve(self: Rc<Self>, stream: Stream, group: u16) {
+    /// The portal that a connection came in by, from this end's address.
+    pub(crate) fn portal_at(&self, local: SocketAddr) -> Option<Rc<Portal>> {
+        let portals = self.portals.borrow();
+        let exact = portals.iter().find(|portal| portal.address == local);
+        let any = |portal: &&Rc<Portal>| {
+            let address = portal.address;
+            address.ip().is_unspecified()
+                && address.port() == local.port()
+                && (address.is_ipv6() || local.is_ipv4())
+        };
+        exact.or_else(|| portals.iter().find(any)).cloned()
+    }
+
+    async fn serve(self: Rc<Self>, stream: Stream, portal: Rc<Portal>) {
         let peer = stream.peer_address();
         let mut seed = [0; 32];
         self.shard.fill_random(&mut seed);
         let limits = &self.config.limits;
-        let mut config = ConnectionConfig::new(stream.local_address(), group);
+        let mut config = ConnectionConfig::new(stream.local_address(), portal.config.group);
         // A write as long as the device server takes arrives whole.
         config.limits.max_write = 32 << 20;
+        let ping = portal.config.ping_seconds.unwrap_or(limits.ping_seconds);
+        let answer = portal.config.ping_answer_seconds.unwrap_or(limits.ping_answer_seconds);
         config.timers = Timers {
             login: Duration::from_secs(limits.login_seconds),
-            ping_interval: Duration::from_secs(limits.ping_seconds),
-            ping_timeout: Duration::from_secs(limits.ping_answer_seconds),
+            ping_interval: Duration::from_secs(ping),
+            ping_timeout: Duration::from_secs(answer),
             ..config.timers
         };
         let core = Connection::new(config, seed, self.now());
         self.connections.set(self.connections.get() + 1);
         self.logins.set(self.logins.get() + 1);
         let connection = HostConnection::new(self.clone(), stream, core);
+        let number = portal.enter(connection.clone());
         let reason = connection.serve().await;
         self.connections.set(self.connections.get() - 1);
         self.forget(&connection);
+        portal.leave(number);
         match reason {
             CloseReason::LoggedOut => tracing::info!(host = %peer, "host logged out"),
             reason => tracing::info!(host = %peer, %reason, "connection ended"),
@@ -108,6 +238,11 @@ impl Processor {
         if connection.core().borrow().is_closing() {
             return;
         }
+        let portal = self.portal_at(connection.stream().local_address());
+        if portal.is_none_or(|portal| portal.service() != Service::Serving) {
+            // Its drain began after the login had been checked.
+            return connection.refuse(LoginStatus::ServiceUnavailable);
+        }
         let Some(port) = self.port(subject.portal_group) else {
             return connection.refuse(LoginStatus::TargetError);
         };
@@ -121,8 +256,11 @@ impl Processor {
         });
         let initiator = subject.initiator.clone();
         let kind = subject.session_type;
+        let (alias, user) = (request.initiator_alias, request.authenticated_as);
         self.logins.set(self.logins.get() - 1);
-        self.sessions.borrow_mut().insert(tsih, Session { subject, nexus, connection: connection.clone() });
+        self.sessions
+            .borrow_mut()
+            .insert(tsih, Session { subject, nexus, alias, user, connection: connection.clone() });
         connection.admit(tsih, nexus);
         tracing::info!(%initiator, host = %connection.stream().peer_address(), tsih, ?kind, "session opened");
         self.events.note("session", &tsih.to_string(), &format!("opened by {initiator}"));

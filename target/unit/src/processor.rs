@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use twinlun_array::{Array, Lu, LuInfo, Vault};
 use twinlun_block::{MetaError, MetaStore};
 use twinlun_io::Shard;
 use twinlun_iscsi::names::IscsiName;
+use twinlun_iscsi::target::AsyncMessage;
 use twinlun_mirror::link::{Limits as LinkLimits, LinkConfig, LinkKey, PeerConfig, Timing};
 use twinlun_mirror::{LuHandle, LuSource, MirrorService, UnitIdentity};
 use twinlun_scsi::{LuDescription, LuId, LunMap, NexusId, TargetDevice, TargetIdentity, TargetPort, Task};
@@ -19,13 +21,15 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::connection::HostConnection;
 use crate::events::EventLog;
-use crate::portal;
+use crate::portal::{self, Portal};
 use crate::sessions::Sessions;
 use crate::state::{StateError, UnitState};
 use crate::volume::Volume;
 
 /// What hosts see as product name.
 const PRODUCT: &str = "VIRTUAL-DISK";
+/// Seconds that a host which is sent away should wait before it comes back.
+pub(crate) const TIME2WAIT: u16 = 2;
 /// How long hosts' connections may take to end at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -41,8 +45,10 @@ pub struct Processor {
     pub(crate) sessions: RefCell<Sessions>,
     pub(crate) events: EventLog,
     pub(crate) target_name: IscsiName,
-    /// Where hosts are served, with portal group tags; the ports that were chosen when the configuration says 0.
-    pub(crate) portals: RefCell<Vec<(SocketAddr, u16)>>,
+    /// Where hosts are served.
+    pub(crate) portals: RefCell<Vec<Rc<Portal>>>,
+    /// Signalled when a portal begins or ends to serve.
+    pub(crate) portals_changed: Notify,
     pub(crate) started: Duration,
     volumes: RefCell<BTreeMap<LuId, Rc<Volume>>>,
     ids: RefCell<BTreeMap<Uuid, LuId>>,
@@ -132,6 +138,7 @@ impl Processor {
             sessions: RefCell::default(),
             target_name,
             portals: RefCell::default(),
+            portals_changed: Notify::new(),
             volumes: RefCell::default(),
             ids: RefCell::default(),
             ports,
@@ -155,6 +162,8 @@ impl Processor {
         self.stopping.set(true);
         let connections: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| s.connection.clone()).collect();
         for connection in &connections {
+            // RFC 7143, 11.9.1 event 3: hosts with another path take it at once.
+            connection.tell(AsyncMessage::SessionDrop { time2wait: TIME2WAIT });
             connection.close();
         }
         let ended = async {
@@ -192,7 +201,7 @@ impl Processor {
 
     /// Where hosts are served.
     pub fn portals(&self) -> Vec<SocketAddr> {
-        self.portals.borrow().iter().map(|(address, _)| *address).collect()
+        self.portals.borrow().iter().map(|portal| portal.address).collect()
     }
 
     pub(crate) fn port(&self, portal_group: u16) -> Option<TargetPort> {

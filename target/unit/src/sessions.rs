@@ -35,6 +35,10 @@ pub(crate) struct Session {
     pub(crate) subject: LoginSubject,
     /// None for discovery.
     pub(crate) nexus: Option<NexusId>,
+    /// InitiatorAlias, as the initiator sent it.
+    pub(crate) alias: Option<Rc<str>>,
+    /// CHAP name that it has proven.
+    pub(crate) user: Option<Rc<str>>,
     pub(crate) connection: Rc<HostConnection>,
 }
 

@@ -1,6 +1,6 @@
 //! `status`: is my data safe, is it current, what runs, what should I do.
 
-use twinlun_api::{LinkPeerView, PortalView, StatusView, UnitView, Verdict, VerdictLevel};
+use twinlun_api::{LinkPeerView, StatusView, UnitView, Verdict, VerdictLevel};
 use twinlun_array::{DiskState, LuState};
 use twinlun_mirror::link::Link;
 
@@ -9,7 +9,6 @@ use crate::time::rfc3339;
 
 impl Processor {
     pub(crate) fn unit_view(&self) -> UnitView {
-        let portals = self.portals.borrow();
         let peers = self.mirrors.link().into_iter().flat_map(Link::peers).map(|peer| {
             let status = peer.status();
             LinkPeerView {
@@ -24,10 +23,7 @@ impl Processor {
             uuid: self.array.unit_uuid().to_string(),
             target: self.target_name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
-            portals: portals
-                .iter()
-                .map(|(a, group)| PortalView { address: a.to_string(), group: *group })
-                .collect(),
+            portals: self.portal_views(),
             link: self.mirrors.link().and_then(Link::local_address).map(|address| address.to_string()),
             peers: peers.collect(),
             started: rfc3339(self.started),

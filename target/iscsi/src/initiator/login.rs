@@ -11,7 +11,7 @@ use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
 use super::{ChapLogin, InitiatorConfig, LoginError, SessionKind, negotiation};
-use crate::chap::{Algorithm, ChapError, Response};
+use crate::chap::{Algorithm, ChapError, MIN_SECRET, Response};
 use crate::deframer::LOGIN_DATA_LIMIT;
 use crate::negotiate::Parameters;
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Serial32, Stage, TaskTag, Tsih};
@@ -62,6 +62,21 @@ pub(super) struct Login {
 /// The tag of all requests of a login.
 const LOGIN_TAG: TaskTag = TaskTag(0);
 
+/// What RFC 7143 section 9.2.1 forbids is refused before the target hears anything that could be attacked.
+fn check_secrets(chap: &ChapLogin) -> Result<(), ChapError> {
+    let mutual = chap.mutual.as_ref().map(|mutual| &mutual.secret);
+    if [Some(&chap.secret), mutual].into_iter().flatten().any(|secret| secret.len() < MIN_SECRET) {
+        return Err(ChapError::ShortSecret);
+    }
+    if mutual.is_some_and(|mutual| mutual.same_as(&chap.secret)) {
+        return Err(ChapError::SameSecret);
+    }
+    if chap.algorithms.is_empty() {
+        return Err(ChapError::NoAlgorithm);
+    }
+    Ok(())
+}
+
 fn find<'a>(pairs: &[Pair<'a>], key: &str) -> Option<&'a [u8]> {
     pairs.iter().find(|pair| pair.key == key).map(|pair| pair.value)
 }
@@ -72,6 +87,9 @@ impl Login {
         config: Rc<InitiatorConfig>,
         cmd_sn: Serial32,
     ) -> Result<(Self, LoginRequest), LoginError> {
+        if let Some(chap) = &config.chap {
+            check_secrets(chap)?;
+        }
         let mut login = Self {
             awaiting: Awaiting::Method,
             stage: Stage::SECURITY,
@@ -259,9 +277,6 @@ impl Login {
         answer.push("CHAP_R", text::hex(&algorithm.respond(identifier, &chap.secret, &challenge)))?;
         let mut due = None;
         if let Some(mutual) = &chap.mutual {
-            if mutual.secret.same_as(&chap.secret) {
-                return Err(ChapError::SameSecret.into());
-            }
             let [own_identifier, random @ ..] = &mutual.random;
             let own = &random[..algorithm.response_len()];
             if own == challenge.as_slice() {

@@ -227,9 +227,14 @@ impl Login {
         let access = directory.access(&subject)?;
         if let Some(elsewhere) = access.redirect {
             let mut text = TextBuilder::new(ANSWER_LIMIT);
-            let written = text.push(Key::TargetAddress.name(), elsewhere.to_string());
+            // Without the portal group tag (section 13.8).
+            let written = text.push(Key::TargetAddress.name(), text::address(elsewhere.to));
             written.map_err(|_| LoginStatus::TargetError)?;
-            return Err(Outcome::Refuse(LoginStatus::MovedTemporarily, text.finish()));
+            let status = match elsewhere.permanent {
+                true => LoginStatus::MovedPermanently,
+                false => LoginStatus::MovedTemporarily,
+            };
+            return Err(Outcome::Refuse(status, text.finish()));
         }
         let security = Security::new(access.authentication, self.random);
         if stage != Stage::SECURITY && !security.is_satisfied() {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::chap::Secret;
+use crate::chap::{AlgorithmSet, Secret};
 use crate::login::LoginStatus;
 use crate::names::{IscsiName, Isid};
 
@@ -53,8 +53,17 @@ pub struct Access {
     pub authentication: Authentication,
     /// TargetAlias to declare; normal sessions only.
     pub alias: Option<Rc<str>>,
-    /// Tells the initiator to go elsewhere instead (status 0101).
-    pub redirect: Option<SocketAddr>,
+    /// Tells the initiator to go elsewhere instead.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where an initiator is sent (RFC 7143 sections 11.13.5 and 13.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The portal to use instead.
+    pub to: SocketAddr,
+    /// For good (status 0102), or for this login (0101).
+    pub permanent: bool,
 }
 
 impl Access {
@@ -87,6 +96,8 @@ pub struct ChapCredentials {
     pub secret: Secret,
     /// CHAP_N and secret by which the target proves itself when asked. Without it such a request fails.
     pub mutual: Option<(Rc<str>, Secret)>,
+    /// Algorithms that are taken; the initiator's order decides among them.
+    pub algorithms: AlgorithmSet,
 }
 
 /// One target in a SendTargets response.

@@ -35,7 +35,7 @@ mod text_exchange;
 pub use config::{ConnectionConfig, DigestPolicy, Limits, Policy, Timers};
 pub use connection::Connection;
 pub use directory::{
-    Access, Authentication, ChapCredentials, Directory, LoginSubject, SessionType, TargetRecord,
+    Access, Authentication, ChapCredentials, Directory, LoginSubject, Redirect, SessionType, TargetRecord,
 };
 pub use event::{
     AsyncMessage, Cdb, CloseReason, Event, ScsiCommand, ScsiResponse, SessionRequest, TaskAttribute,

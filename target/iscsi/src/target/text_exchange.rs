@@ -167,6 +167,7 @@ impl Connection {
             }
             answer.push(Key::TargetName.name(), record.name.as_str())?;
             for (address, group) in &record.portals {
+                let address = text::address(*address);
                 answer.push(Key::TargetAddress.name(), format!("{address},{group}"))?;
             }
         }

@@ -64,6 +64,31 @@ pub enum Order {
         /// Initiator name.
         iqn: String,
     },
+    /// What discovery takes.
+    ShowDiscovery,
+    /// Change what discovery takes.
+    SetDiscovery(api::SetDiscovery),
+    /// All portals.
+    ListPortals,
+    /// Ask the hosts of a portal to leave and let nobody in.
+    DrainPortal {
+        /// Its address.
+        address: String,
+        /// How long.
+        drain: api::DrainPortal,
+    },
+    /// Serve hosts at a portal again.
+    ResumePortal {
+        /// Its address.
+        address: String,
+    },
+    /// Send the logins of a portal, or of all, elsewhere, or no more.
+    RedirectPortal {
+        /// Its address, or `all`.
+        address: String,
+        /// Where to.
+        redirect: api::RedirectPortal,
+    },
     /// All sessions.
     ListSessions,
     /// End a session.

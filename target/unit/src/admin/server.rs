@@ -157,6 +157,27 @@ fn router(orders: mpsc::Sender<Slip>) -> Router {
             "/v1/hosts/{iqn}",
             delete(|s, Path(iqn): Path<String>, q| change(s, q, Order::RemoveHost { iqn })),
         )
+        .route(
+            "/v1/discovery",
+            get(|s| ask(s, Order::ShowDiscovery)).post(|s, q, b| tell(s, q, b, Order::SetDiscovery)),
+        )
+        .route("/v1/portals", get(|s| ask(s, Order::ListPortals)))
+        .route(
+            "/v1/portals/{address}/drain",
+            post(|s, Path(address): Path<String>, q, b| {
+                tell(s, q, b, |drain| Order::DrainPortal { address, drain })
+            }),
+        )
+        .route(
+            "/v1/portals/{address}/resume",
+            post(|s, Path(address): Path<String>, q| change(s, q, Order::ResumePortal { address })),
+        )
+        .route(
+            "/v1/portals/{address}/redirect",
+            post(|s, Path(address): Path<String>, q, b| {
+                tell(s, q, b, |redirect| Order::RedirectPortal { address, redirect })
+            }),
+        )
         .route("/v1/sessions", get(|s| ask(s, Order::ListSessions)))
         .route(
             "/v1/sessions/{tsih}",

@@ -188,6 +188,23 @@ fn chap_one_way() {
 }
 
 #[test]
+fn weak_secrets_are_not_used() {
+    let start = |change: fn(&mut ChapLogin)| {
+        let mut config = chap(true);
+        config.chap.as_mut().map(change);
+        Initiator::new(config).map(|_| ())
+    };
+    let refused = |error: ChapError| Err(InitiatorError::from(LoginError::from(error)));
+    assert_eq!(start(|_| {}), Ok(()));
+    assert_eq!(start(|chap| chap.secret = Secret::new(vec![7; 11])), refused(ChapError::ShortSecret));
+    let short = |chap: &mut ChapLogin| chap.mutual.as_mut().unwrap().secret = Secret::new(vec![7; 11]);
+    assert_eq!(start(short), refused(ChapError::ShortSecret));
+    let same = |chap: &mut ChapLogin| chap.mutual.as_mut().unwrap().secret = chap.secret.clone();
+    assert_eq!(start(same), refused(ChapError::SameSecret));
+    assert_eq!(start(|chap| chap.algorithms.clear()), refused(ChapError::NoAlgorithm));
+}
+
+#[test]
 fn chap_mutual() {
     let secret = Secret::new(b"secret of target".to_vec());
     let prove = |request: &LoginRequest| {
@@ -223,6 +240,11 @@ fn chap_mutual() {
         target.answer(false, Stage::SECURITY, "AuthMethod=None\0"),
         Err(LoginError::AuthMethod.into())
     );
+    // The strongest first, but only what the offer had.
+    let mut target = Target::new(chap(false));
+    target.answer(false, Stage::SECURITY, "AuthMethod=CHAP\0").unwrap();
+    let other = target.answer(false, Stage::SECURITY, "CHAP_A=6\0CHAP_I=1\0CHAP_C=0x01\0");
+    assert_eq!(other, Err(refused(ChapError::NoAlgorithm)));
     // Our own challenge sent back.
     let mut target = Target::new(chap(true));
     target.answer(false, Stage::SECURITY, "AuthMethod=CHAP\0").unwrap();

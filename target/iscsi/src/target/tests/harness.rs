@@ -5,7 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use twinlun_block::Payload;
 
-use crate::chap::Secret;
+use crate::chap::{AlgorithmSet, Secret};
 use crate::login::LoginStatus;
 use crate::names::IscsiName;
 use crate::pdu::{
@@ -13,8 +13,8 @@ use crate::pdu::{
     Stage, TaskAttribute, TaskFunction, TaskRequest, TaskTag, TransferTag,
 };
 use crate::target::{
-    Access, ChapCredentials, Connection, ConnectionConfig, Directory, Event, LoginSubject, SessionType,
-    TargetRecord, Tsih,
+    Access, ChapCredentials, Connection, ConnectionConfig, Directory, Event, LoginSubject, Redirect,
+    SessionType, TargetRecord, Tsih,
 };
 use crate::{Deframer, Encoder, FrameLimits};
 
@@ -32,7 +32,7 @@ pub(super) fn name(text: &str) -> IscsiName {
 pub(super) struct Fixture {
     pub(super) chap: Option<ChapCredentials>,
     pub(super) alias: Option<&'static str>,
-    pub(super) redirect: Option<&'static str>,
+    pub(super) redirect: Option<(&'static str, bool)>,
     pub(super) sessions: Vec<u16>,
     pub(super) more_targets: usize,
 }
@@ -41,7 +41,9 @@ impl Fixture {
     pub(super) fn with_chap(mutual: bool) -> Self {
         let mutual = mutual.then(|| ("array".into(), Secret::new(b"another staple 12".to_vec())));
         let secret = Secret::new(b"correct horse battery".to_vec());
-        Self { chap: Some(ChapCredentials { user: "host".into(), secret, mutual }), ..Self::default() }
+        let algorithms = AlgorithmSet::default();
+        let chap = ChapCredentials { user: "host".into(), secret, mutual, algorithms };
+        Self { chap: Some(chap), ..Self::default() }
     }
 }
 
@@ -55,7 +57,8 @@ impl Directory for Fixture {
         }
         let mut access = self.chap.clone().map_or_else(Access::open, Access::chap);
         access.alias = self.alias.map(Into::into);
-        access.redirect = self.redirect.map(|address| address.parse().expect("an address"));
+        access.redirect =
+            self.redirect.map(|(to, permanent)| Redirect { to: to.parse().expect("an address"), permanent });
         Ok(access)
     }
 

@@ -419,10 +419,30 @@ fn bug_class_e_other_requests_during_login_close() {
 
 #[test]
 fn a_redirected_login_names_the_address() {
-    let mut host = Host::new(Fixture { redirect: Some("10.0.0.2:3260"), ..Fixture::default() }, |_| {});
-    let response = answer(&mut host, login(SECURITY, None, &names()));
-    assert_eq!(response.status, pdu::LoginStatus::MOVED_TEMPORARILY);
-    assert_eq!(words(&response.text), "TargetAddress=10.0.0.2:3260");
+    for (to, permanent, status) in [
+        ("10.0.0.2:3260", false, pdu::LoginStatus::MOVED_TEMPORARILY),
+        ("[fd00::2]:3261", true, pdu::LoginStatus::MOVED_PERMANENTLY),
+    ] {
+        let mut host = Host::new(Fixture { redirect: Some((to, permanent)), ..Fixture::default() }, |_| {});
+        let response = answer(&mut host, login(SECURITY, None, &names()));
+        assert_eq!(response.status, status);
+        assert_eq!(words(&response.text), format!("TargetAddress={to}"), "without a portal group tag");
+        assert!(host.connection.is_closing());
+    }
+}
+
+/// The longest answer that keys can bring about fits into one response, so the target never needs the C bit (section 13.12).
+#[test]
+fn the_longest_login_answer_fits_into_one_response() {
+    let unknown: Vec<_> = (0..62).map(|n| format!("{}{n:02}=x", "K".repeat(61))).collect();
+    let alias = "a".repeat(255);
+    let alias: &'static str = Box::leak(alias.into_boxed_str());
+    let mut host = Host::new(Fixture { alias: Some(alias), ..Fixture::default() }, |_| {});
+    let text = format!("{} {}", names(), unknown.join(" "));
+    let response = answer(&mut host, login(OPERATIONAL, None, &text));
+    assert!(response.status.is_success() && !response.continues);
+    assert_eq!(words(&response.text).matches("NotUnderstood").count(), 62);
+    assert!(response.text.len() > 4096 && response.text.len() < 8192, "{}", response.text.len());
 }
 
 #[test]
