@@ -13,6 +13,7 @@ mod array;
 mod engine;
 mod initiator;
 mod input;
+mod isns;
 mod login;
 mod memory;
 mod mirror;
@@ -33,6 +34,7 @@ fn targets() -> Vec<Target> {
     all.extend(login::targets());
     all.extend(target::targets());
     all.extend(initiator::targets());
+    all.extend(isns::targets());
     all.extend(scsi::targets());
     all.extend(array::targets());
     all.extend(mirror::targets());

@@ -10,6 +10,7 @@ pub mod deframer;
 pub mod digest;
 pub mod encoder;
 pub mod initiator;
+pub mod isns;
 pub mod login;
 pub mod names;
 pub mod negotiate;
