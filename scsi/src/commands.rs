@@ -7,9 +7,10 @@
 
 pub use crate::row::Data;
 pub(crate) use crate::row::{Access, Attention, Conflict, Row, Span};
-use crate::row::{Handler, row};
+pub(crate) use crate::row::{Handler, Server};
+use crate::row::{row, served};
 use crate::wire::Fields;
-use crate::{inquiry, log, media, medium, mode, pr_in, pr_out, report};
+use crate::{copy, inquiry, log, media, medium, mode, pr_in, pr_out, report};
 
 /// What the table says of a command to whoever logs, counts or times it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,11 @@ pub struct CommandInfo {
 /// The command of a CDB, `None` when the table has none.
 pub fn describe(cdb: &[u8]) -> Option<CommandInfo> {
     lookup(cdb, true).ok().map(|row| CommandInfo { name: row.name, data: row.data, writes: row.writes })
+}
+
+/// POPULATE TOKEN: the point in time that a token stands for is between two tasks.
+pub(crate) fn populates(cdb: &[u8]) -> bool {
+    cdb.u8_at(0) == 0x83 && cdb.u8_at(1) & 0x1F == 0x10
 }
 
 const TEN_RW: &[u8; 8] = &[0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0x04];
@@ -142,6 +148,33 @@ pub(crate) static TABLE: &[Row] = &[
         pr_out::register_and_ignore,
     ),
     persistent_out(0x07, "PERSISTENT RESERVE OUT: REGISTER AND MOVE", pr_out::register_and_move),
+    copy_out(
+        0x00,
+        "EXTENDED COPY(LID1)",
+        &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        copy::lid1,
+    ),
+    copy_out(
+        0x01,
+        "EXTENDED COPY(LID4)",
+        &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        copy::lid4,
+    ),
+    copy_out(0x10, "POPULATE TOKEN", TOKEN_USAGE, copy::populate_token).reads(Span::None),
+    copy_out(0x11, "WRITE USING TOKEN", TOKEN_USAGE, copy::write_using_token).writes(Span::None),
+    copy_out(
+        0x1C,
+        "COPY OPERATION ABORT",
+        &[0x83, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4],
+        copy::abort,
+    ),
+    copy_in(0x00, "RECEIVE COPY STATUS(LID1)", LID1_USAGE, copy::status_lid1),
+    copy_in(0x01, "RECEIVE COPY DATA(LID1)", LID1_USAGE, copy::data_lid1),
+    copy_in(0x03, "RECEIVE COPY OPERATING PARAMETERS", NO_LIST_USAGE, copy::operating_parameters),
+    copy_in(0x04, "RECEIVE COPY FAILURE DETAILS(LID1)", LID1_USAGE, copy::failure_details_lid1),
+    copy_in(0x05, "RECEIVE COPY STATUS(LID4)", LID4_USAGE, copy::status_lid4),
+    copy_in(0x07, "RECEIVE ROD TOKEN INFORMATION", LID4_USAGE, copy::token_information),
+    copy_in(0x08, "REPORT ALL ROD TOKENS", NO_LIST_USAGE, copy::report_all_tokens),
     row(0x88, "READ(16)", &sixteen(0x88, DPO_FUA), Data::In, media::read).reads(Span::Sixteen),
     row(
         0x89,
@@ -247,6 +280,24 @@ const fn persistent_out(action: u8, name: &'static str, run: Handler) -> Row {
         .action(action)
         .conflict(Conflict::PersistentOut)
         .access(Access::Standby)
+}
+
+/// List identifier and parameter list length.
+const TOKEN_USAGE: &[u8] = &[0x83, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 4];
+/// List identifier, if any, and allocation length.
+const LID1_USAGE: &[u8] = &[0x84, 0, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4];
+const LID4_USAGE: &[u8] = &[0x84, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4];
+const NO_LIST_USAGE: &[u8] = &[0x84, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4];
+
+/// THIRD-PARTY COPY OUT. Reservations, access and write protection of the copy sources and destinations are the copy manager's to check.
+const fn copy_out(action: u8, name: &'static str, usage: &'static [u8], run: copy::Handler) -> Row {
+    let data = if action == 0x1C { Data::None } else { Data::Out };
+    served(0x83, name, usage, data, Server::Copy(run)).action(action)
+}
+
+/// THIRD-PARTY COPY IN.
+const fn copy_in(action: u8, name: &'static str, usage: &'static [u8], run: copy::Handler) -> Row {
+    served(0x84, name, usage, Data::In, Server::Copy(run)).action(action).conflict(Conflict::Reader)
 }
 
 /// First row and number of rows of each opcode.

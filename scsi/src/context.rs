@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use twinlun_block::{LbaRange, Payload};
 
 use crate::commands::Row;
+use crate::copy::CopyManager;
 use crate::device::{Nexus, TargetIdentity};
 use crate::io::{Io, Plan};
 use crate::lu::LogicalUnit;
@@ -21,6 +22,7 @@ pub(crate) struct Context<'a> {
     pub(crate) nexus: &'a Nexus,
     pub(crate) lu_id: LuId,
     pub(crate) lu: &'a mut LogicalUnit,
+    pub(crate) copies: &'a mut CopyManager,
     pub(crate) row: &'static Row,
     /// As long as the row says.
     pub(crate) cdb: &'a [u8],

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use twinlun_block::{Geometry, LbaRange, Payload};
+use twinlun_block::{BlockResult, Geometry, LbaRange, Payload};
 
 use crate::attention::UnitAttention;
-use crate::commands::{self, Attention, Row, Unknown};
+use crate::commands::{self, Attention, Row, Server, Unknown};
 use crate::context::{CONFLICT, Context, Fault};
-use crate::io::Io;
+use crate::copy::{CopyManager, Moment, World};
+use crate::io::{Io, Step};
 use crate::lu::LogicalUnit;
 use crate::lun::{self, Addressed, LunMap};
 use crate::port::{InitiatorPort, TargetPort};
@@ -130,6 +131,17 @@ pub struct Command<'a> {
     pub cdb: &'a [u8],
     /// All Data-Out that the initiator sent. It may be less or more than the CDB asks for.
     pub data_out: Payload,
+    /// The initiator's task tag, as [`TargetDevice::begin`] was told it.
+    pub tag: u32,
+    /// For third-party copies ([`crate::needs_moment`]); others do without.
+    pub moment: Option<Moment>,
+}
+
+impl<'a> Command<'a> {
+    /// A command that needs no moment.
+    pub fn new(tag: u32, cdb: &'a [u8], data_out: Payload) -> Self {
+        Self { cdb, data_out, tag, moment: None }
+    }
 }
 
 /// What becomes of a command.
@@ -167,6 +179,7 @@ pub struct TargetDevice {
     pub(crate) next_nexus: u32,
     pub(crate) nexuses: BTreeMap<NexusId, Nexus>,
     pub(crate) lus: BTreeMap<LuId, LogicalUnit>,
+    pub(crate) copies: CopyManager,
 }
 
 /// An I_T nexus: who, through which port, and what it sees.
@@ -190,7 +203,13 @@ impl Nexus {
 impl TargetDevice {
     /// A target device without LUs and nexuses.
     pub fn new(identity: TargetIdentity) -> Self {
-        Self { identity, next_nexus: 0, nexuses: BTreeMap::new(), lus: BTreeMap::new() }
+        Self {
+            identity,
+            next_nexus: 0,
+            nexuses: BTreeMap::new(),
+            lus: BTreeMap::new(),
+            copies: CopyManager::default(),
+        }
     }
 
     /// Adds a LU. It is [`LuAccess::Active`] until [`TargetDevice::set_access`] says otherwise.
@@ -213,6 +232,8 @@ impl TargetDevice {
         if let Some(mut unit) = self.lus.remove(&lu) {
             unit.tasks.abort(|_, _| true, |_| false, &mut abort, &mut Vec::new());
         }
+        abort.extend(self.copies.touching(lu, |_| true));
+        self.copies.tokens.changed(lu, None);
         abort
     }
 
@@ -221,8 +242,12 @@ impl TargetDevice {
         if let Some(unit) = self.lus.get_mut(&lu)
             && unit.geometry != geometry
         {
+            let shrinks = geometry.size < unit.geometry.size;
             unit.geometry = geometry;
             unit.establish(UnitAttention::CapacityDataHasChanged, |_| true);
+            if shrinks {
+                self.copies.tokens.changed(lu, None);
+            }
         }
     }
 
@@ -233,7 +258,17 @@ impl TargetDevice {
         {
             unit.access = access;
             unit.establish(UnitAttention::AsymmetricAccessStateChanged, |_| true);
+            // Where another image takes over or a mirror copies back, the data may be other data afterwards.
+            if !matches!(access, LuAccess::Active | LuAccess::NonOptimized) {
+                self.copies.tokens.changed(lu, None);
+            }
         }
+    }
+
+    /// The data of a LU has changed by other means than its hosts' commands (a restored point in time, say): tokens that stand for it
+    /// are revoked.
+    pub fn data_changed(&mut self, lu: LuId) {
+        self.copies.tokens.changed(lu, None);
     }
 
     /// The other target port groups that lead to the LU. A change is announced like one of the local state.
@@ -312,6 +347,8 @@ impl TargetDevice {
         };
         let preempts = cdb.u8_at(0) == 0x5F && cdb.u8_at(1) & 0x1F == 0x05;
         let task = Task { lu: Some(id), nexus, tag };
+        // The data that a token stands for is what is there when no older command can change it any more.
+        let attribute = if commands::populates(cdb) { TaskAttribute::Ordered } else { attribute };
         match unit.tasks.admit(nexus, tag, attribute, naca(cdb), preempts) {
             Ok(true) => Admission::Run(task),
             Ok(false) => Admission::Hold(task),
@@ -331,6 +368,7 @@ impl TargetDevice {
         if let Some(unit) = task.lu.and_then(|lu| self.lus.get_mut(&lu)) {
             unit.tasks.end(task.nexus, task.tag, reply, &mut released);
         }
+        self.copies.ended(task, self.nexuses.contains_key(&task.nexus));
         released
     }
 
@@ -349,6 +387,10 @@ impl TargetDevice {
             Ok(row) => row,
             Err(fault) => return Outcome::Done(fault.reply(lu.mode.current.d_sense)),
         };
+        let serve = match row.run {
+            Server::Lu(serve) => serve,
+            Server::Copy(serve) => return self.copy(nexus, lu_id, row, serve, command),
+        };
         let mut context = Context {
             identity: &self.identity,
             nexuses: &self.nexuses,
@@ -356,19 +398,41 @@ impl TargetDevice {
             nexus: state,
             lu_id,
             lu,
+            copies: &mut self.copies,
             row,
             cdb: &command.cdb[..row.usage.len()],
             range: None,
             data_out: command.data_out,
             wanted: 0,
         };
-        let result = run(&mut context);
+        let result = run(&mut context, serve);
         let (wanted, descriptor_sense) = (context.wanted, context.lu.mode.current.d_sense);
         let mut outcome = result.unwrap_or_else(|fault: Fault| Outcome::Done(fault.reply(descriptor_sense)));
-        if let Outcome::Done(reply) = &mut outcome {
-            reply.data_out_len = wanted;
+        match &mut outcome {
+            Outcome::Done(reply) => reply.data_out_len = wanted,
+            // From here on the data is no longer what a token of it stands for.
+            Outcome::Io(io) if self.copies.tokens.any() => {
+                io.each_write(|range| self.copies.tokens.changed(lu_id, Some(range)));
+            }
+            _ => {}
         }
         self.after(nexus, command.cdb, outcome)
+    }
+
+    /// The next step of a command; `previous` is the result of the request submitted last, `None` at the beginning. Submit what it
+    /// asks for to the layer of [`Io::lu`], which may be another LU at each step, and come back until it is done.
+    ///
+    /// A command that is aborted may be dropped between two steps: nothing of it is under way then.
+    pub fn step(&mut self, io: &mut Io, previous: Option<BlockResult>) -> Step {
+        match io.copy() {
+            None => io.next(previous),
+            Some(copy) => {
+                let world = World { lus: &self.lus, nexuses: &self.nexuses };
+                let (lu, step) = self.copies.advance(copy, &world, previous);
+                io.turn_to(lu);
+                step
+            }
+        }
     }
 
     /// REPORT LUNS tells what REPORTED LUNS DATA HAS CHANGED would have told (SAM-5, 5.14).
@@ -438,12 +502,12 @@ fn check_bits(row: &Row, cdb: &[u8]) -> Result<(), Sense> {
 }
 
 /// The range that the CDB names, and its handler.
-fn run(c: &mut Context<'_>) -> crate::context::Run {
+fn run(c: &mut Context<'_>, serve: commands::Handler) -> crate::context::Run {
     if let Some((lba, blocks)) = c.row.span.of(c.cdb) {
         let range = LbaRange::within(twinlun_block::Lba(lba), blocks, c.lu.geometry.blocks());
         c.range = Some(range.map_err(|bad| media::out_of_range(bad.first_bad))?);
     }
-    (c.row.run)(c)
+    serve(c)
 }
 
 /// A command to a LUN behind which nothing is (SPC-5, 4.3.2): three commands answer, the rest is LOGICAL UNIT NOT SUPPORTED.

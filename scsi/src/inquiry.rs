@@ -32,13 +32,14 @@ pub(crate) fn threshold_exponent(geometry: &Geometry) -> u8 {
 type Page = fn(&Context<'_>) -> Vec<u8>;
 
 /// In ascending order, as page 00 lists them.
-const PAGES: [(u8, Page); 9] = [
+const PAGES: [(u8, Page); 10] = [
     (0x00, supported_pages),
     (0x80, |c| c.lu.serial.as_bytes().to_vec()),
     (0x83, device_identification),
     (0x86, extended_inquiry),
     (0x87, mode_page_policy),
     (0x88, scsi_ports),
+    (0x8F, |c| crate::copy::vpd::page(&c.lu.geometry)),
     (0xB0, block_limits),
     (0xB1, block_device_characteristics),
     (0xB2, logical_block_provisioning),
@@ -79,7 +80,7 @@ fn standard(identity: &TargetIdentity, peripheral: u8, removable: bool) -> Vec<u
     out.put8(0x06); // SPC-4
     out.put8(0x20 | 0x10 | 0x02); // NORMACA, HISUP, response data format
     out.put8(91);
-    out.put8(0x10); // TPGS: implicit asymmetric access
+    out.put8(0x10 | 0x08); // TPGS: implicit asymmetric access; 3PC
     out.put8(0x10); // MULTIP
     out.put8(0x02); // CMDQUE
     out.ascii(&identity.vendor, 8);

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use twinlun_block::{BlockError, BlockRequest, BlockResult, BlockSize, ByteRange, Payload, compare};
 
 use crate::LuId;
+use crate::copy::CopyId;
 use crate::sense::{Asc, Reply, Sense, SenseKey};
 
 /// Reads for verification and writes of a repeated pattern move at most this much at a time.
@@ -18,7 +19,7 @@ const OR_ATTEMPTS: u32 = 64;
 
 /// A command on its way through the block layer.
 ///
-/// Call [`Io::next`] with `None`, submit what it asks for to the layer of [`Io::lu`], call it again with the result, until it is done.
+/// [`crate::TargetDevice::step`] says what is to be submitted to the layer of [`Io::lu`], until it is done.
 #[derive(Debug)]
 #[must_use = "a command without its steps gets no answer"]
 pub struct Io {
@@ -49,6 +50,8 @@ pub(crate) enum Plan {
     Last { write: bool },
     /// Everything longer, off the hot path.
     Long(Box<Long>),
+    /// A third-party copy: the copy manager has its state.
+    Copy(CopyId),
 }
 
 /// Work of several requests.
@@ -88,15 +91,51 @@ impl Io {
         Self { lu, size, descriptor_sense, data_out_len, plan }
     }
 
-    /// The LU that it goes to.
+    /// The LU that the request submitted last goes to.
     pub fn lu(&self) -> LuId {
         self.lu
     }
 
-    /// The next step. `previous` is the result of the request submitted last, `None` at the beginning.
-    ///
-    /// A command that is aborted may be dropped between two steps: nothing of it is under way then.
-    pub fn next(&mut self, previous: Option<BlockResult>) -> Step {
+    /// A third-party copy goes on at another LU.
+    pub(crate) fn turn_to(&mut self, lu: LuId) {
+        self.lu = lu;
+    }
+
+    /// The third-party copy that it is, if it is one.
+    pub(crate) fn copy(&self) -> Option<CopyId> {
+        match self.plan {
+            Plan::Copy(copy) => Some(copy),
+            _ => None,
+        }
+    }
+
+    /// The ranges that it has yet to write.
+    pub(crate) fn each_write(&self, mut changes: impl FnMut(ByteRange)) {
+        match &self.plan {
+            Plan::Single(request) | Plan::Flushed(request) => {
+                request.range().filter(|_| request.is_write()).into_iter().for_each(changes);
+            }
+            Plan::Last { .. } | Plan::Copy(_) => {}
+            Plan::Long(long) => match &**long {
+                Long::Sequence { requests, .. } => {
+                    requests
+                        .iter()
+                        .filter(|r| r.is_write())
+                        .filter_map(BlockRequest::range)
+                        .for_each(changes);
+                }
+                Long::Repeat { left, .. } => changes(*left),
+                Long::WriteVerify { write, .. } => {
+                    write.iter().filter_map(BlockRequest::range).for_each(changes);
+                }
+                Long::Or { range, .. } => changes(*range),
+                Long::Verify { .. } => {}
+            },
+        }
+    }
+
+    /// The next step; see [`crate::TargetDevice::step`].
+    pub(crate) fn next(&mut self, previous: Option<BlockResult>) -> Step {
         match std::mem::replace(&mut self.plan, Plan::Last { write: false }) {
             Plan::Single(request) => {
                 self.plan = Plan::Last { write: !matches!(request, BlockRequest::Read { .. }) };
@@ -117,6 +156,8 @@ impl Io {
                 Ok(data) => Step::Done(Reply { data_out_len: self.data_out_len, ..Reply::data(data) }),
                 Err(error) => Step::Done(self.failed(error, write)),
             },
+            // The copy manager has its steps; it is asked instead.
+            Plan::Copy(_) => Step::Done(self.failed(BlockError::Aborted, true)),
             Plan::Long(mut long) => match long.next(previous) {
                 Ok(Some(request)) => {
                     self.plan = Plan::Long(long);

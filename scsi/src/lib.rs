@@ -4,7 +4,7 @@
 //!
 //! 1. [`TargetDevice::begin`] enters it into the LU's task set: run it, hold it, or refuse it.
 //! 2. [`TargetDevice::execute`] checks unit attentions, reservations, ALUA and the CDB, all from one command table,
-//!    and says what is to be done: answer ([`Outcome::Done`]), run block requests ([`Outcome::Io`]), or store something first
+//!    and says what is to be done: answer ([`Outcome::Done`]), run block requests ([`Outcome::Io`], [`TargetDevice::step`]), or store something first
 //!    ([`Outcome::Settle`]).
 //! 3. [`TargetDevice::end`] takes the task out and names the held tasks that may run now.
 //!
@@ -15,6 +15,7 @@
 mod attention;
 mod commands;
 mod context;
+mod copy;
 mod device;
 mod inquiry;
 mod io;
@@ -40,6 +41,7 @@ mod wire;
 
 pub use attention::{Attentions, UnitAttention};
 pub use commands::{CommandInfo, Data, describe};
+pub use copy::{Moment, needs_moment};
 pub use device::{
     Command, LuAccess, LuDescription, LuId, LuTraits, NexusId, Outcome, RemoteGroup, ReservationStatus,
     Settle, Space, TargetDevice, TargetIdentity,
@@ -47,7 +49,7 @@ pub use device::{
 pub use io::{Io, Step};
 pub use lun::LunMap;
 pub use port::{InitiatorPort, TargetPort};
-pub use sense::{Asc, FieldPointer, Reply, Sense, SenseBytes, SenseKey, Status};
+pub use sense::{Asc, CopyFailure, FieldPointer, Forwarded, Reply, Sense, SenseBytes, SenseKey, Status};
 pub use tasks::{
     Abort, Admission, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,
 };

@@ -132,9 +132,14 @@ impl LogicalUnit {
             Conflict::PersistentOut => self.legacy.is_some(),
             Conflict::WriterUnless(mask, value) if cdb.u8_at(4) & mask == value => false,
             Conflict::Writer | Conflict::WriterUnless(..) | Conflict::Reader => {
-                legacy_stops || self.persistent_stops(row.conflict == Conflict::Reader, nexus)
+                self.stops(row.conflict == Conflict::Reader, nexus)
             }
         }
+    }
+
+    /// Whether another nexus's reservation, persistent or not, stops reading or writing.
+    pub(crate) fn stops(&self, reads: bool, nexus: NexusId) -> bool {
+        self.legacy.is_some_and(|holder| holder != nexus) || self.persistent_stops(reads, nexus)
     }
 
     fn persistent_stops(&self, reads: bool, nexus: NexusId) -> bool {

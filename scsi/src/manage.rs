@@ -4,6 +4,7 @@
 //! that is sent earlier would let an aborted write land behind newer data.
 
 use crate::attention::UnitAttention;
+use crate::copy::CopyManager;
 use crate::device::TargetDevice;
 use crate::lu::LogicalUnit;
 use crate::lun::LunMap;
@@ -45,6 +46,11 @@ impl Effects {
         unit.reset(condition);
     }
 
+    /// Third-party copies from or to this LU that were sent to another one.
+    fn copies(&mut self, copies: &CopyManager, lu: LuId, which: impl Fn(NexusId) -> bool) {
+        self.abort.extend(copies.touching(lu, which));
+    }
+
     /// What the loss of a nexus ends at one LU; its state there is kept or dropped by the caller.
     fn lose(&mut self, unit: &mut LogicalUnit, nexus: NexusId) {
         self.abort_at(unit, nexus, |id, _| id == nexus);
@@ -60,6 +66,7 @@ impl TargetDevice {
     pub fn close_nexus(&mut self, nexus: NexusId) -> Managed {
         let mut effects = Effects::default();
         if self.nexuses.remove(&nexus).is_some() {
+            self.copies.forget(nexus);
             for unit in self.lus.values_mut() {
                 effects.lose(unit, nexus);
                 unit.lose(nexus);
@@ -83,6 +90,7 @@ impl TargetDevice {
             match (old.sees(*id), state.map.sees(*id)) {
                 (true, false) => {
                     effects.lose(unit, nexus);
+                    effects.copies(&self.copies, *id, |owner| owner == nexus);
                     unit.lose(nexus);
                 }
                 (false, true) => unit.open(nexus, state),
@@ -115,6 +123,9 @@ impl TargetDevice {
         match function {
             TaskManagement::TargetWarmReset | TaskManagement::TargetColdReset => {
                 across(&mut self.lus, &mut |unit| effects.reset(unit, nexus, UnitAttention::TargetReset));
+                for lu in &seen {
+                    effects.copies(&self.copies, *lu, |_| true);
+                }
                 return effects.answer(ManagementResponse::Complete);
             }
             TaskManagement::NexusReset => {
@@ -129,10 +140,18 @@ impl TargetDevice {
             }
             _ => {}
         }
-        let Some(unit) = state.resolve(lun).and_then(|id| self.lus.get_mut(&id)) else {
+        let unit = state.resolve(lun).and_then(|id| self.lus.get_mut(&id).map(|unit| (id, unit)));
+        let Some((id, unit)) = unit else {
             return effects.answer(ManagementResponse::LunDoesNotExist);
         };
         let response = at_lu(unit, nexus, function, &mut effects);
+        match function {
+            TaskManagement::AbortTaskSet => effects.copies(&self.copies, id, |owner| owner == nexus),
+            TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
+                effects.copies(&self.copies, id, |_| true);
+            }
+            _ => {}
+        }
         effects.answer(response)
     }
 }

@@ -256,6 +256,8 @@ pub(crate) fn preempt_and_abort(c: &mut Context<'_>) -> Run {
     if c.lu.tasks.aca().is_some_and(hit) {
         c.lu.tasks.clear_aca(&mut abort, &mut release);
     }
+    // What others copy from or to this LU by way of another one ends as well.
+    abort.extend(c.copies.touching(c.lu_id, hit));
     c.settle(abort, release)
 }
 

@@ -100,6 +100,15 @@ pub enum Data {
 
 pub(crate) type Handler = for<'a> fn(&mut Context<'a>) -> Run;
 
+/// What serves a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Server {
+    /// The LU alone.
+    Lu(Handler),
+    /// The copy manager, which reaches several LUs.
+    Copy(crate::copy::Handler),
+}
+
 /// One command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -120,7 +129,7 @@ pub(crate) struct Row {
     pub(crate) thin: bool,
     /// Needs the medium of a removable LU to be there.
     pub(crate) medium: bool,
-    pub(crate) run: Handler,
+    pub(crate) run: Server,
 }
 
 pub(crate) const fn row(
@@ -129,6 +138,17 @@ pub(crate) const fn row(
     usage: &'static [u8],
     data: Data,
     run: Handler,
+) -> Row {
+    served(opcode, name, usage, data, Server::Lu(run))
+}
+
+/// A row with nothing said but who serves it.
+pub(crate) const fn served(
+    opcode: u8,
+    name: &'static str,
+    usage: &'static [u8],
+    data: Data,
+    run: Server,
 ) -> Row {
     Row {
         opcode,

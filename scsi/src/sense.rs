@@ -44,6 +44,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// Write protected, or out of space.
     DataProtect = 0x7,
+    /// A third-party copy ended early.
+    CopyAborted = 0xA,
     /// Ended by the device server; a retry may succeed.
     AbortedCommand = 0xB,
     /// Compared data differ.
@@ -57,21 +59,41 @@ pub struct Asc(pub u8, pub u8);
 #[expect(missing_docs, reason = "each name is the text of SPC-5, annex F")]
 impl Asc {
     pub const NONE: Self = Self(0x00, 0x00);
+    pub const OPERATION_IN_PROGRESS: Self = Self(0x00, 0x16);
     pub const BECOMING_READY: Self = Self(0x04, 0x01);
     pub const NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x04, 0x02);
     pub const TARGET_PORT_IN_STANDBY: Self = Self(0x04, 0x0B);
     pub const TARGET_PORT_UNAVAILABLE: Self = Self(0x04, 0x0C);
+    pub const UNREACHABLE_COPY_TARGET: Self = Self(0x08, 0x04);
     pub const WRITE_ERROR: Self = Self(0x0C, 0x00);
+    pub const THIRD_PARTY_DEVICE_FAILURE: Self = Self(0x0D, 0x01);
+    pub const COPY_TARGET_DEVICE_NOT_REACHABLE: Self = Self(0x0D, 0x02);
+    pub const INCORRECT_COPY_TARGET_DEVICE_TYPE: Self = Self(0x0D, 0x03);
     pub const INVALID_FIELD_IN_INFORMATION_UNIT: Self = Self(0x0E, 0x03);
     pub const UNRECOVERED_READ_ERROR: Self = Self(0x11, 0x00);
     pub const PARAMETER_LIST_LENGTH_ERROR: Self = Self(0x1A, 0x00);
     pub const MISCOMPARE_DURING_VERIFY: Self = Self(0x1D, 0x00);
     pub const INVALID_OPCODE: Self = Self(0x20, 0x00);
     pub const LBA_OUT_OF_RANGE: Self = Self(0x21, 0x00);
+    pub const UNSUPPORTED_TOKEN_TYPE: Self = Self(0x23, 0x01);
+    pub const TOKEN_UNKNOWN: Self = Self(0x23, 0x04);
+    pub const TOKEN_REVOKED: Self = Self(0x23, 0x06);
+    pub const TOKEN_EXPIRED: Self = Self(0x23, 0x07);
+    pub const TOKEN_DELETED: Self = Self(0x23, 0x09);
+    pub const INVALID_TOKEN_LENGTH: Self = Self(0x23, 0x0A);
     pub const INVALID_FIELD_IN_CDB: Self = Self(0x24, 0x00);
     pub const LUN_NOT_SUPPORTED: Self = Self(0x25, 0x00);
     pub const INVALID_FIELD_IN_PARAMETER_LIST: Self = Self(0x26, 0x00);
     pub const INVALID_RELEASE_OF_RESERVATION: Self = Self(0x26, 0x04);
+    pub const TOO_MANY_TARGET_DESCRIPTORS: Self = Self(0x26, 0x06);
+    pub const UNSUPPORTED_TARGET_DESCRIPTOR: Self = Self(0x26, 0x07);
+    pub const TOO_MANY_SEGMENT_DESCRIPTORS: Self = Self(0x26, 0x08);
+    pub const UNSUPPORTED_SEGMENT_DESCRIPTOR: Self = Self(0x26, 0x09);
+    pub const UNEXPECTED_INEXACT_SEGMENT: Self = Self(0x26, 0x0A);
+    pub const INLINE_DATA_LENGTH_EXCEEDED: Self = Self(0x26, 0x0B);
+    pub const INVALID_COPY_SOURCE_OR_DESTINATION: Self = Self(0x26, 0x0C);
+    pub const COPY_SEGMENT_GRANULARITY_VIOLATION: Self = Self(0x26, 0x0D);
+    pub const FAST_COPY_NOT_POSSIBLE: Self = Self(0x26, 0x16);
     pub const WRITE_PROTECTED: Self = Self(0x27, 0x00);
     pub const HARDWARE_WRITE_PROTECTED: Self = Self(0x27, 0x01);
     pub const SPACE_ALLOCATION_FAILED: Self = Self(0x27, 0x07);
@@ -82,6 +104,7 @@ impl Asc {
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self(0x53, 0x02);
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self(0x55, 0x04);
+    pub const INSUFFICIENT_RESOURCES_TO_CREATE_TOKEN: Self = Self(0x55, 0x0D);
 }
 
 /// The bytes of a CDB or parameter list that an ILLEGAL REQUEST complains of (SPC-5, 4.5.2.4.2).
@@ -106,12 +129,45 @@ pub struct Sense {
     pub information: Option<u64>,
     /// Where an illegal request is wrong.
     pub field: Option<FieldPointer>,
+    /// What COPY ABORTED says beyond that.
+    pub copy: Option<CopyFailure>,
+}
+
+/// Which segment of a third-party copy failed, and what the copy source or destination said (SPC-4, 6.4.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyFailure {
+    /// Segment descriptor, counted from 0.
+    pub segment: u16,
+    /// The field pointer counts from the start of that segment descriptor, not from that of the parameter list (SD).
+    pub in_segment: bool,
+    /// What the copy source or destination answered.
+    pub forwarded: Option<Forwarded>,
+}
+
+/// Status and sense data of a copy source or destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// From the copy source; otherwise from the copy destination.
+    pub source: bool,
+    /// Its status.
+    pub status: Status,
+    /// Sense key, additional sense code and INFORMATION, when the status is CHECK CONDITION.
+    pub sense: Option<(SenseKey, Asc, Option<u64>)>,
+}
+
+impl Forwarded {
+    /// The forwarded sense data by itself.
+    fn encode(&self, descriptor_format: bool) -> Option<SenseBytes> {
+        self.sense.map(|(key, asc, information)| {
+            Sense { information, ..Sense::new(key, asc) }.encode(descriptor_format)
+        })
+    }
 }
 
 impl Sense {
     /// Sense data of a key and a code.
     pub const fn new(key: SenseKey, asc: Asc) -> Self {
-        Self { key, asc, information: None, field: None }
+        Self { key, asc, information: None, field: None, copy: None }
     }
 
     /// ILLEGAL REQUEST with that code.
@@ -153,10 +209,15 @@ impl Sense {
         out
     }
 
-    fn field_bytes(field: FieldPointer) -> [u8; 3] {
+    fn field_bytes(&self, field: FieldPointer) -> [u8; 3] {
         let [high, low] = field.byte.to_be_bytes();
         let bit = field.bit.map_or(0, |bit| 0x08 | bit & 0x07);
-        [0x80 | if field.in_cdb { 0x40 } else { 0 } | bit, high, low]
+        let of = match self.copy {
+            Some(copy) if copy.in_segment => 0x20,
+            _ if field.in_cdb => 0x40,
+            _ => 0,
+        };
+        [0x80 | of | bit, high, low]
     }
 
     fn encode_fixed(&self, out: &mut SenseBytes) {
@@ -171,7 +232,20 @@ impl Sense {
             b[3..7].copy_from_slice(&information.to_be_bytes());
         }
         if let Some(field) = self.field {
-            b[15..18].copy_from_slice(&Self::field_bytes(field));
+            b[15..18].copy_from_slice(&self.field_bytes(field));
+        }
+        if let Some(copy) = self.copy {
+            b[10..12].copy_from_slice(&copy.segment.to_be_bytes());
+            if let Some(forwarded) = copy.forwarded {
+                // An area with the status byte and the sense data begins right behind; the byte says where.
+                b[if forwarded.source { 8 } else { 9 }] = 18;
+                b[18] = forwarded.status as u8;
+                let sense = forwarded.encode(false);
+                let sense = sense.as_deref().unwrap_or_default();
+                b[19..19 + sense.len()].copy_from_slice(sense);
+                out.len = 19 + sense.len() as u8;
+                b[7] = out.len - 8;
+            }
         }
     }
 
@@ -184,10 +258,23 @@ impl Sense {
             b[at + 4..at + 12].copy_from_slice(&information.to_be_bytes());
             at += 12;
         }
+        if let Some(copy) = self.copy {
+            b[at..at + 4].copy_from_slice(&[0x01, 0x0A, 0x00, 0x00]);
+            b[at + 10..at + 12].copy_from_slice(&copy.segment.to_be_bytes());
+            at += 12;
+        }
         if let Some(field) = self.field {
             b[at..at + 4].copy_from_slice(&[0x02, 0x06, 0x00, 0x00]);
-            b[at + 4..at + 7].copy_from_slice(&Self::field_bytes(field));
+            b[at + 4..at + 7].copy_from_slice(&self.field_bytes(field));
             at += 8;
+        }
+        if let Some(forwarded) = self.copy.and_then(|copy| copy.forwarded) {
+            let sense = forwarded.encode(true);
+            let sense = sense.as_deref().unwrap_or_default();
+            let from = if forwarded.source { 1 } else { 2 };
+            b[at..at + 4].copy_from_slice(&[0x0C, 2 + sense.len() as u8, from, forwarded.status as u8]);
+            b[at + 4..at + 4 + sense.len()].copy_from_slice(sense);
+            at += 4 + sense.len();
         }
         b[7] = at as u8 - 8;
         out.len = at as u8;
@@ -213,7 +300,7 @@ impl Sense {
     }
 }
 
-/// Encoded sense data, at most 28 bytes, without the two length bytes that iSCSI puts before it.
+/// Encoded sense data, at most [`SenseBytes::MAX`] bytes, without the two length bytes that iSCSI puts before it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SenseBytes {
     bytes: [u8; Self::MAX],
@@ -221,8 +308,9 @@ pub struct SenseBytes {
 }
 
 impl SenseBytes {
-    /// Longest sense data made here.
-    pub const MAX: usize = 28;
+    /// Longest sense data made here: COPY ABORTED in descriptor format with INFORMATION, segment, field and the forwarded sense data
+    /// of a device, which has a header and INFORMATION.
+    pub const MAX: usize = 8 + 12 + 12 + 8 + (4 + 8 + 12);
 }
 
 impl Deref for SenseBytes {

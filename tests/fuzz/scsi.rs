@@ -1,15 +1,16 @@
 //! The SCSI device server: CDBs, parameter lists, reservations, task management, and the state that it stores.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::{
     BlockError, BlockRequest, BlockResult, BlockSize, Geometry, Payload, UnmapSupport, compare,
 };
 use twinlun_scsi::{
-    Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, NexusId, Outcome,
-    Reply, Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute, TaskManagement,
-    UnitAttention, describe, lun,
+    Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, Moment, NexusId,
+    Outcome, Reply, Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute,
+    TaskManagement, UnitAttention, describe, lun, needs_moment,
 };
 
 use crate::engine::{Probe, Target};
@@ -96,7 +97,7 @@ fn table() -> &'static [Vec<u8>] {
             let cdb = [0xA3, 0x0C, option, opcode, high, low, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
             for _ in 0..3 {
                 // Unit attentions come first.
-                let command = Command { cdb: &cdb, data_out: Payload::new() };
+                let command = Command::new(0, &cdb, Payload::new());
                 if let Outcome::Done(Reply { status: Status::Good, data, .. }) =
                     device.execute(nexus, [0; 8], command)
                 {
@@ -120,6 +121,78 @@ fn table() -> &'static [Vec<u8>] {
         });
         rows.collect()
     })
+}
+
+/// A parameter list of EXTENDED COPY(LID1) that may be right.
+fn extended_copy(source: &mut Source<'_>) -> Vec<u8> {
+    let (targets, segments) = (1 + source.below(3), source.below(4));
+    let mut list = vec![source.byte() % 4, source.pick(&[0, 0x10, 0x18, 0x08]), 0, 32 * targets as u8];
+    list.resize(16, 0);
+    for _ in 0..targets {
+        let mut target = [0; 32];
+        target[..8].copy_from_slice(&[0xE4, 0, 0, 0, 1, 3, 0, 16]);
+        target[8..24].copy_from_slice(&[
+            0x60,
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+            7,
+            8,
+            9,
+            10,
+            11,
+            12,
+            13,
+            14,
+            source.byte() % 3,
+        ]);
+        target[28] = source.pick(&[0, 4]);
+        list.extend(target);
+    }
+    let start = list.len();
+    for _ in 0..segments {
+        let offsets = source.rarely(4);
+        let mut segment =
+            vec![if offsets { 0x0A } else { 0x02 }, source.byte() & 3, 0, if offsets { 28 } else { 24 }];
+        segment.extend([0, source.byte() % 3, 0, source.byte() % 3, 0, 0, source.byte() & 1, source.byte()]);
+        segment.extend((source.number() % 600).to_be_bytes());
+        segment.extend((source.number() % 600).to_be_bytes());
+        if offsets {
+            segment.extend([source.byte() & 2, 0, source.byte() & 2, source.byte() & 1]);
+        }
+        list.extend(segment);
+    }
+    let len = (list.len() - start) as u32;
+    list[8..12].copy_from_slice(&len.to_be_bytes());
+    list
+}
+
+/// A parameter list of POPULATE TOKEN, or of WRITE USING TOKEN with a token that may exist.
+fn token_list(source: &mut Source<'_>, write: bool) -> Vec<u8> {
+    let mut list = vec![0; if write { 536 } else { 16 }];
+    list[2] = source.byte() & 2 * u8::from(write);
+    if write {
+        list[15] = source.byte() % 2;
+        let kind: u32 = source.pick(&[0x0080_0001, 0xFFFF_0001]);
+        list[16..20].copy_from_slice(&kind.to_be_bytes());
+        list[22..24].copy_from_slice(&[0x01, 0xF8]);
+        list[31] = 1 + source.byte() % 4;
+        list[496..528].fill(7);
+    }
+    let start = list.len();
+    for _ in 0..1 + source.below(3) {
+        list.extend((source.number() % 520).to_be_bytes());
+        list.extend((source.number() as u32 % 40).to_be_bytes());
+        list.extend([0; 4]);
+    }
+    let ranges = (list.len() - start) as u16;
+    list[start - 2..start].copy_from_slice(&ranges.to_be_bytes());
+    let all = list.len() as u16 - 2;
+    list[..2].copy_from_slice(&all.to_be_bytes());
+    list
 }
 
 /// A LU in memory.
@@ -183,7 +256,10 @@ fn run(input: &[u8], probe: &mut Probe) {
         probe,
     };
     for lu in 0..LUS {
-        rig.device.add_lu(LuId(lu), description(!source.rarely(4), block_size, None));
+        let block_size = if source.rarely(8) { BlockSize::B4096 } else { block_size };
+        let mut lu_description = description(!source.rarely(4), block_size, None);
+        lu_description.naa[15] = lu as u8;
+        rig.device.add_lu(LuId(lu), lu_description);
         let size = block_size.bytes() as usize;
         rig.disks.push(Disk { bytes: vec![0; BLOCKS as usize * size], size, fail: None });
     }
@@ -214,11 +290,8 @@ impl Rig<'_> {
         self.nexuses.push((nexus, number));
         // POWER ON would stop the first command of each.
         for lu in 0..LUS {
-            let _ = self.device.execute(
-                nexus,
-                lun::encode(lu as u16),
-                Command { cdb: &[0; 16], data_out: Payload::new() },
-            );
+            let _ =
+                self.device.execute(nexus, lun::encode(lu as u16), Command::new(0, &[0; 16], Payload::new()));
         }
     }
 
@@ -302,7 +375,7 @@ impl Rig<'_> {
     /// Commands whose parameter list is where lengths lie.
     fn list(&mut self, source: &mut Source<'_>) -> ([u8; 16], Payload) {
         let mut cdb = [0; 16];
-        let mut list = match source.below(6) {
+        let mut list = match source.below(8) {
             0..=2 => {
                 cdb[0] = 0x5F;
                 cdb[1] = source.below(8) as u8;
@@ -351,9 +424,19 @@ impl Rig<'_> {
                 list[2..4].copy_from_slice(&(len - 8).to_be_bytes());
                 list
             }
-            _ => {
+            5 => {
                 cdb[..6].copy_from_slice(&[0x1A, 0, 0x3F, 0xFF, 0xFF, 0]);
                 Vec::new()
+            }
+            6 => {
+                cdb[0] = 0x83;
+                extended_copy(source)
+            }
+            _ => {
+                cdb[0] = 0x83;
+                cdb[1] = 0x10 + source.byte() % 2;
+                cdb[9] = source.byte() % 4;
+                token_list(source, cdb[1] == 0x11)
             }
         };
         if !list.is_empty() && source.rarely(3) {
@@ -364,6 +447,7 @@ impl Rig<'_> {
         match cdb[0] {
             0x15 => cdb[4] = claimed as u8,
             0x1A => {}
+            0x83 => cdb[12..14].copy_from_slice(&claimed.to_be_bytes()),
             _ => cdb[7..9].copy_from_slice(&claimed.to_be_bytes()),
         }
         if source.rarely(8) {
@@ -386,7 +470,11 @@ impl Rig<'_> {
     ) {
         let fenced = task.lu.is_some_and(|lu| self.fenced(lu, number, cdb));
         let standby = task.lu.is_none();
-        let outcome = self.device.execute(nexus, lun, Command { cdb, data_out: data });
+        // Tokens that are told apart by no more than their number are easier to hit.
+        let moment = needs_moment(cdb)
+            .then(|| Moment { now: Duration::from_secs(self.next_tag.into()), random: [7; 32] });
+        let outcome =
+            self.device.execute(nexus, lun, Command { moment, ..Command::new(task.tag, cdb, data) });
         self.probe.work(1);
         let reply = match outcome {
             Outcome::Done(reply) => reply,
@@ -397,7 +485,7 @@ impl Rig<'_> {
                     // It stays in the task set until task management finds it.
                     return;
                 }
-                match self.drive(io) {
+                match self.drive(io, nexus) {
                     Some(reply) => reply,
                     None => {
                         self.release(task, None, source);
@@ -455,14 +543,22 @@ impl Rig<'_> {
         !allowed && (info.writes || kind.starts_with("Exclusive"))
     }
 
-    fn drive(&mut self, mut io: Io) -> Option<Reply> {
-        let disk = &mut self.disks[io.lu().0 as usize];
+    fn drive(&mut self, mut io: Io, nexus: NexusId) -> Option<Reply> {
         let mut previous = None;
+        let number = self.nexuses.iter().find(|known| known.0 == nexus).map_or(usize::MAX, |known| known.1);
         for _ in 0..STEPS {
             self.probe.work(1);
-            match io.next(previous.take()) {
+            match self.device.step(&mut io, previous.take()) {
                 Step::Done(reply) => return Some(reply),
-                Step::Submit(request) => previous = Some(disk.serve(request)),
+                Step::Submit(request) => {
+                    // A copy reaches a LU by way of another one: what fences a READ or a WRITE there fences the copy.
+                    let opcode = if request.is_write() { 0x8A } else { 0x88 };
+                    if !matches!(request, BlockRequest::Flush) {
+                        let cdb = [opcode, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                        assert!(!self.fenced(io.lu(), number, &cdb), "a copy passes a reservation");
+                    }
+                    previous = Some(self.disks[io.lu().0 as usize].serve(request));
+                }
             }
         }
         self.probe.saw("aborted");
@@ -476,7 +572,11 @@ impl Rig<'_> {
         if let Some(sense) = reply.sense {
             let (key, asc, ascq) = match sense[0] & 0x7F {
                 0x70 => {
-                    assert_eq!((sense.len(), sense[7]), (18, 10));
+                    assert_eq!(usize::from(sense[7]) + 8, sense.len());
+                    assert!(
+                        sense.len() == 18 || sense[2] & 0x0F == 0x0A,
+                        "only COPY ABORTED forwards sense data"
+                    );
                     (sense[2] & 0x0F, sense[12], sense[13])
                 }
                 0x72 => {
@@ -645,7 +745,7 @@ fn genuine(source: &mut Source<'_>) -> Vec<u8> {
             if action == 1 {
                 data.swap(7, 15);
             }
-            let _ = device.execute(nexus, [0; 8], Command { cdb: &cdb, data_out: data.into() });
+            let _ = device.execute(nexus, [0; 8], Command::new(0, &cdb, data.into()));
         }
     }
     device.saved_state(LuId(0)).expect("the LU is there").to_vec()

@@ -164,7 +164,7 @@ fn a_target_reset_stays_within_what_the_initiator_sees() {
     let other = LuId(8);
     t.rig.device.add_lu(other, description(None));
     let c = t.rig.device.open_nexus(initiator("c"), port(1), [(0, other)].into_iter().collect());
-    t.rig.device.execute(c, lun(0), Command { cdb: &[0; 16], data_out: Payload::new() });
+    t.rig.device.execute(c, lun(0), Command::new(0, &[0; 16], Payload::new()));
     t.manage(t.a, TaskManagement::TargetWarmReset);
     assert_eq!(t.attention(c), None);
 }

@@ -263,7 +263,7 @@ fn or_write_starts_over_when_another_write_came_between() {
     let mut rig = Rig::new();
     let a = rig.open("a");
     let cdb = sixteen(0x8B, 0, 0, 1);
-    let command = Command { cdb: &cdb, data_out: filled(1, 1) };
+    let command = Command::new(0, &cdb, filled(1, 1));
     let Outcome::Io(mut io) = rig.device.execute(a, lun(0), command) else { panic!("needs the medium") };
     let mut result = None;
     for _ in 0..2 {

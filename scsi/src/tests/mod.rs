@@ -1,6 +1,8 @@
 //! Tests of the device server as a whole, over a LU in memory.
 
 mod attentions;
+mod copies;
+mod copy_lists;
 mod fuzz;
 mod management;
 mod media;
@@ -8,6 +10,10 @@ mod medium_state;
 mod parameters;
 mod reservations;
 mod table;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::{
@@ -24,6 +30,12 @@ pub(crate) const BS: usize = 512;
 pub(crate) struct Rig {
     pub(crate) device: TargetDevice,
     pub(crate) disk: Vec<u8>,
+    /// What other LUs hold, and their block size.
+    pub(crate) others: BTreeMap<LuId, (Vec<u8>, usize)>,
+    /// The clock of third-party copies.
+    pub(crate) now: Duration,
+    /// The tag of the next command.
+    pub(crate) tag: u32,
     /// What was last stored for the LU.
     pub(crate) record: Option<Bytes>,
     /// Tasks that the last command wanted aborted.
@@ -89,6 +101,9 @@ impl Rig {
         Self {
             device,
             disk: vec![0; BLOCKS as usize * BS],
+            others: BTreeMap::new(),
+            now: Duration::from_secs(1),
+            tag: 0,
             record: None,
             aborts: Vec::new(),
             fail: None,
@@ -115,7 +130,9 @@ impl Rig {
     pub(crate) fn send_to(&mut self, nexus: NexusId, lun: [u8; 8], cdb: &[u8], data: Payload) -> Reply {
         let mut whole = [0; 16];
         whole[..cdb.len()].copy_from_slice(cdb);
-        match self.device.execute(nexus, lun, Command { cdb: &whole, data_out: data }) {
+        let (tag, moment) = (self.tag, Some(self.moment()));
+        let outcome = self.device.execute(nexus, lun, Command { cdb: &whole, data_out: data, tag, moment });
+        match outcome {
             Outcome::Done(reply) => reply,
             Outcome::Io(io) => self.drive(io),
             Outcome::Settle(settle) => {
@@ -126,29 +143,40 @@ impl Rig {
         }
     }
 
-    fn drive(&mut self, mut io: Io) -> Reply {
-        assert_eq!(io.lu(), LU);
+    /// What a third-party copy is told: a clock, and randomness that differs each time.
+    pub(crate) fn moment(&mut self) -> Moment {
+        self.tag += 1;
+        let mut random = [0xA5; 32];
+        random[..4].copy_from_slice(&self.tag.to_be_bytes());
+        Moment { now: self.now, random }
+    }
+
+    pub(crate) fn drive(&mut self, mut io: Io) -> Reply {
         let mut previous = None;
         for _ in 0..100_000 {
-            match io.next(previous.take()) {
+            match self.device.step(&mut io, previous.take()) {
                 Step::Done(reply) => return reply,
                 Step::Submit(request) => {
                     self.requests.push(request.clone());
-                    previous = Some(self.serve(request));
+                    previous = Some(self.serve(io.lu(), request));
                 }
             }
         }
         panic!("a command never ends");
     }
 
-    fn serve(&mut self, request: BlockRequest) -> BlockResult {
+    pub(crate) fn serve(&mut self, lu: LuId, request: BlockRequest) -> BlockResult {
         if let Some(error) = self.fail {
             return Err(error);
         }
         let at = request.range().map_or(0..0, |r| r.offset() as usize..r.end() as usize);
-        assert!(at.end <= self.disk.len(), "requests lie within the LU");
-        assert!(at.start.is_multiple_of(BS) && at.end.is_multiple_of(BS), "requests are aligned");
-        let area = &mut self.disk[at];
+        let (disk, size) = match self.others.get_mut(&lu) {
+            Some((disk, size)) => (disk, *size),
+            None => (&mut self.disk, BS),
+        };
+        assert!(at.end <= disk.len(), "requests lie within the LU");
+        assert!(at.start.is_multiple_of(size) && at.end.is_multiple_of(size), "requests are aligned");
+        let area = &mut disk[at];
         match request {
             BlockRequest::Read { .. } => return Ok(area.to_vec().into()),
             BlockRequest::Write { data, .. } => data.copy_to_slice(area),

@@ -175,7 +175,7 @@ fn software_write_protection_stops_every_writer() {
     assert_eq!(rig.good(a, &mode_sense(0, 0x3F, 0), vec![])[2], 0x90, "WP");
     for row in commands::TABLE.iter().filter(|row| row.writes) {
         let mut cdb = vec![0; row.usage.len()];
-        cdb[0] = row.opcode;
+        (cdb[0], cdb[1]) = (row.opcode, row.action.unwrap_or(0));
         rig.sense_with(a, &cdb, filled(0, 1), SenseKey::DataProtect, Asc::WRITE_PROTECTED);
     }
     rig.good(a, &ten(0x28, 0, 0, 1), vec![]);

@@ -71,6 +71,9 @@ fn passes(row: &Row, kind: Kind, registered: bool) -> bool {
         // INQUIRY, REQUEST SENSE, REPORT LUNS, the reports, capacity, LOG SENSE, TEST UNIT READY, PERSISTENT RESERVE IN.
         0x00 | 0x03 | 0x12 | 0xA0 | 0xA3 | 0x25 | 0x4D | 0x5E => true,
         0x9E if row.action == Some(0x10) => true,
+        // Making a token of data reads it; RECEIVE COPY only looks.
+        0x83 if row.action == Some(0x10) => registered && registrants_only || others_read,
+        0x84 => registered && registrants_only || others_read,
         // Reads and what only looks.
         0x08 | 0x28 | 0xA8 | 0x88 | 0x2F | 0xAF | 0x8F | 0x34 | 0x90 | 0x1A | 0x5A | 0x37 | 0xB7 | 0x9E => {
             registered && registrants_only || others_read

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use twinlun_block::BlockResult;
 use twinlun_io::{Instant, Outbox, Stream};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::target::{
@@ -20,11 +19,11 @@ use twinlun_iscsi::target::{
     TaskManagementResponse, Tsih,
 };
 use twinlun_scsi::{
-    Abort, Admission, Command, Io, NexusId, Outcome, Reply, Settle, Status, Step, Task, TaskAttribute,
+    Abort, Admission, Command, Io, NexusId, Outcome, Reply, Settle, Status, Task, TaskAttribute, needs_moment,
 };
 
 use crate::directory::DirectoryView;
-use crate::processor::Processor;
+use crate::processor::{Pending, Processor};
 
 /// While this much waits to be sent, nothing more is received from the host.
 const SEND_HIGH_WATER: usize = 4 << 20;
@@ -77,7 +76,6 @@ enum Received {
 
 /// A running timer and when it fires.
 type Timer = (Instant, Pin<Box<dyn Future<Output = ()>>>);
-type Pending = Pin<Box<dyn Future<Output = BlockResult>>>;
 
 impl HostConnection {
     pub(crate) fn new(processor: Rc<Processor>, stream: Stream, core: Connection) -> Rc<Self> {
@@ -331,11 +329,14 @@ impl HostConnection {
     }
 
     fn execute(self: &Rc<Self>, task: Task, command: ScsiCommand, cx: &mut Context<'_>) {
-        let outcome = self.processor.device.borrow_mut().execute(
-            task.nexus,
+        let command = (
             command.lun,
-            Command { cdb: &command.cdb, data_out: command.data_out },
+            Command {
+                moment: needs_moment(&command.cdb).then(|| self.processor.moment()),
+                ..Command::new(task.tag, &command.cdb, command.data_out)
+            },
         );
+        let outcome = self.processor.device.borrow_mut().execute(task.nexus, command.0, command.1);
         match outcome {
             Outcome::Done(reply) => self.finish(task, reply),
             Outcome::Io(io) => self.run_steps(task, io, cx),
@@ -345,21 +346,14 @@ impl HostConnection {
 
     /// Runs the steps of a command as far as they complete at once; what does not becomes a job.
     fn run_steps(self: &Rc<Self>, task: Task, mut io: Io, cx: &mut Context<'_>) {
-        let Some(volume) = self.processor.volume(io.lu()) else {
-            return self.finish(task, Reply::with_status(Status::Busy));
-        };
         let mut previous = None;
         loop {
-            match io.next(previous.take()) {
-                Step::Done(reply) => return self.finish(task, reply),
-                Step::Submit(request) => {
-                    let volume = volume.clone();
-                    let mut pending: Pending = Box::pin(async move { volume.execute(request).await });
-                    match pending.as_mut().poll(cx) {
-                        Poll::Ready(result) => previous = Some(result),
-                        Poll::Pending => return self.run_as_job(task, io, pending),
-                    }
-                }
+            match self.processor.step(&mut io, previous.take()) {
+                Err(reply) => return self.finish(task, reply),
+                Ok(mut pending) => match pending.as_mut().poll(cx) {
+                    Poll::Ready(result) => previous = Some(result),
+                    Poll::Pending => return self.run_as_job(task, io, pending),
+                },
             }
         }
     }
@@ -368,20 +362,15 @@ impl HostConnection {
         let running = self.enter(task.tag);
         self.spawn(|this| async move {
             let mut pending = pending;
-            let volume = this.processor.volume(io.lu());
             let reply = loop {
                 let result = pending.await;
-                match (io.next(Some(result)), &volume) {
-                    (Step::Done(reply), _) => break reply,
-                    // What an aborted task has not written yet it never writes.
-                    (Step::Submit(_), _) if running.aborted.get().is_some() => {
-                        break Reply::with_status(Status::TaskAborted);
-                    }
-                    (Step::Submit(request), Some(volume)) => {
-                        let volume = volume.clone();
-                        pending = Box::pin(async move { volume.execute(request).await });
-                    }
-                    (Step::Submit(_), None) => break Reply::with_status(Status::Busy),
+                // What an aborted task has not written yet it never writes.
+                if running.aborted.get().is_some() {
+                    break Reply::with_status(Status::TaskAborted);
+                }
+                match this.processor.step(&mut io, Some(result)) {
+                    Ok(next) => pending = next,
+                    Err(reply) => break reply,
                 }
             };
             this.leave(task, &running, reply);

@@ -3,19 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use twinlun_array::{Array, Lu, LuInfo, Vault};
-use twinlun_block::{MetaError, MetaStore};
+use twinlun_block::{BlockError, BlockResult, MetaError, MetaStore};
 use twinlun_io::Shard;
 use twinlun_iscsi::names::IscsiName;
 use twinlun_iscsi::target::AsyncMessage;
 use twinlun_mirror::link::{Limits as LinkLimits, LinkConfig, LinkKey, PeerConfig, Timing};
 use twinlun_mirror::{LuHandle, LuSource, MirrorService, UnitIdentity};
-use twinlun_scsi::{LuDescription, LuId, LunMap, NexusId, TargetDevice, TargetIdentity, TargetPort, Task};
+use twinlun_scsi::{
+    Io, LuDescription, LuId, LunMap, Moment, NexusId, Reply, Step, TargetDevice, TargetIdentity, TargetPort,
+    Task,
+};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -25,6 +29,9 @@ use crate::portal::{self, Portal};
 use crate::sessions::Sessions;
 use crate::state::{StateError, UnitState};
 use crate::volume::Volume;
+
+/// A request of a command under way.
+pub(crate) type Pending = Pin<Box<dyn Future<Output = BlockResult>>>;
 
 /// What hosts see as product name.
 const PRODUCT: &str = "VIRTUAL-DISK";
@@ -242,6 +249,29 @@ impl Processor {
         }
         self.ids.borrow_mut().insert(info.uuid, id);
         self.volumes.borrow_mut().insert(id, volume);
+    }
+
+    /// Asks the device server for the next step of a command and submits it, to whichever LU it goes; the reply when there is none.
+    pub(crate) fn step(&self, io: &mut Io, previous: Option<BlockResult>) -> Result<Pending, Reply> {
+        let mut previous = previous;
+        loop {
+            let step = self.device.borrow_mut().step(io, previous.take());
+            match step {
+                Step::Done(reply) => return Err(reply),
+                Step::Submit(request) => match self.volume(io.lu()) {
+                    Some(volume) => return Ok(Box::pin(async move { volume.execute(request).await })),
+                    // The LU went away between two steps.
+                    None => previous = Some(Err(BlockError::Aborted)),
+                },
+            }
+        }
+    }
+
+    /// What a third-party copy needs to know.
+    pub(crate) fn moment(&self) -> Moment {
+        let mut random = [0; 32];
+        self.shard.fill_random(&mut random);
+        Moment { now: self.now(), random }
     }
 
     /// Takes a LU away from the device server; its running tasks have ended when this returns.
