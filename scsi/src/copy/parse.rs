@@ -28,12 +28,12 @@ pub(crate) struct CopyList {
     pub(crate) segments: Vec<Segment>,
 }
 
-/// An identification descriptor CSCD descriptor (E4h).
+/// An identification descriptor CSCD descriptor (E4h). LU ID TYPE says nothing where the designator is a LU's (SPC-4, 6.4.5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Its first byte in the parameter list.
     pub(crate) at: u16,
-    /// NUL: no device at all.
+    /// NUL: no device at all. Obsolete since SPC-4; a host that sets it means no LU of ours.
     pub(crate) null: bool,
     /// PERIPHERAL DEVICE TYPE.
     pub(crate) device_type: u8,
@@ -208,9 +208,6 @@ fn target(list: &[u8], start: usize) -> Result<Target, Sense> {
     let here = u16::try_from(start).unwrap_or(u16::MAX);
     if bytes.u8_at(0) != 0xE4 {
         return Err(at(Asc::UNSUPPORTED_TARGET_DESCRIPTOR, start));
-    }
-    if bytes.u8_at(1) >> 6 != 0 {
-        return Err(bit_at(here + 1, 7)); // LU ID TYPE: by identification descriptor only
     }
     if bytes.u8_at(7) > 20 {
         return Err(Sense::parameter(here + 7));
