@@ -131,7 +131,8 @@ fn make(c: &Across<'_>, ranges: Vec<ByteRange>, timeout: Duration) -> Token {
     out.zeros(96 - out.len());
     // Of a block device: the shape that READ CAPACITY (16) tells.
     out.put32(block);
-    out.zeros(2);
+    out.put8(0);
+    out.put8(c.lu.physical_exponent());
     out.put16(if c.lu.thin { 0xC000 } else { 0 });
     out.zeros(128 - out.len());
     // The target device: its SCSI name.
