@@ -6,6 +6,7 @@
 mod boot;
 mod clients;
 mod conformance;
+mod copies;
 mod guest;
 mod pair;
 mod process;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     cases.extend(clients::cases());
     cases.extend(conformance::cases());
     cases.extend(boot::cases());
+    cases.extend(copies::cases());
     cases.extend(trouble::cases());
     cases.extend(guest::cases());
     runner::run(cases)
