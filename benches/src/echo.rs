@@ -22,6 +22,9 @@ const ROOM: usize = 256 << 10;
 /// Receives before answers are sent, as in the target.
 const RECEIVES_PER_TURN: usize = 4;
 
+/// As the target by default, and as the load.
+const BUSY_POLL: Duration = Duration::from_micros(50);
+
 /// Sizes of requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Exchange {
@@ -102,6 +105,7 @@ impl End {
 /// The answering side: says its address on standard output and answers until it is killed.
 pub(crate) fn serve(exchange: Exchange) -> io::Result<()> {
     run_shard(EngineChoice::Auto, |shard| async move {
+        shard.busy_poll(BUSY_POLL);
         let listener = shard.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         println!("{}", listener.local_address());
         loop {
@@ -161,6 +165,7 @@ async fn ask(
     depth: usize,
     time: Duration,
 ) -> io::Result<u64> {
+    shard.busy_poll(BUSY_POLL);
     let mut end = End::new(shard.connect(address).await?, exchange.answer, exchange.request);
     for _ in 0..depth {
         end.outbox.push_bytes(end.output.clone());

@@ -57,6 +57,16 @@ impl Shard {
         }
     }
 
+    /// After work, looks for more for up to `limit` before the thread sleeps; zero: sleeps at once, as every shard does until this is
+    /// called. How long is learned from the pauses between work. It trades processor time of a busy shard for latency.
+    pub fn busy_poll(&self, limit: Duration) {
+        match &self.engine {
+            Engine::Real(shard) => shard.busy_poll(limit),
+            // Waking costs nothing there.
+            Engine::Sim(_) => {}
+        }
+    }
+
     /// Wall clock: time since 1970, for people and for records they read. Nothing is decided by it.
     pub fn unix_time(&self) -> Duration {
         match &self.engine {

@@ -7,6 +7,7 @@ mod hosts;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -17,6 +18,8 @@ use hosts::{ChapSection, IsnsSection, PortalSection};
 
 /// Smallest disk that can hold a vault and some data.
 pub const MIN_DISK_SIZE: u64 = 16 << 20;
+/// Nobody gains by a longer look for work than this.
+pub const MAX_BUSY_POLL_US: u64 = 10_000;
 /// A link key below this can be guessed.
 pub const MIN_KEY_BYTES: usize = 16;
 
@@ -43,6 +46,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Disk engine.
     pub engine: EngineName,
+    /// How long a busy shard looks for more work before its thread sleeps.
+    pub busy_poll: Duration,
     /// iSCSI timers and caps.
     pub limits: Limits,
 }
@@ -173,6 +178,12 @@ struct UnitSection {
     state_dir: PathBuf,
     #[serde(default)]
     engine: EngineName,
+    #[serde(default = "default_busy_poll")]
+    busy_poll_us: Spanned<u64>,
+}
+
+fn default_busy_poll() -> Spanned<u64> {
+    Spanned::new(0..0, 50)
 }
 
 fn default_sp() -> Spanned<String> {
@@ -256,6 +267,15 @@ impl Reader<'_> {
         ConfigError { path: self.path.into(), at, what: what.into(), remedy: remedy.into() }
     }
 
+    fn busy_poll(&self, micros: &Spanned<u64>) -> Result<Duration, ConfigError> {
+        if *micros.get_ref() > MAX_BUSY_POLL_US {
+            let what = format!("busy_poll_us = {} would keep a processor busy for nothing", micros.get_ref());
+            let remedy = format!("at most {MAX_BUSY_POLL_US}; 0 lets the thread sleep at once");
+            return Err(self.error(Some(micros.span()), what, &remedy));
+        }
+        Ok(Duration::from_micros(*micros.get_ref()))
+    }
+
     fn check(&self, file: File) -> Result<Config, ConfigError> {
         let unit = self.name(&file.unit.name)?;
         let sp = match file.unit.sp.get_ref().as_str() {
@@ -286,6 +306,7 @@ impl Reader<'_> {
             link,
             admin_socket,
             engine: file.unit.engine,
+            busy_poll: self.busy_poll(&file.unit.busy_poll_us)?,
             limits: file.limits,
         })
     }

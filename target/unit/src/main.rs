@@ -77,7 +77,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         EngineName::Uring => EngineChoice::Uring,
         EngineName::Portable => EngineChoice::Portable,
     };
-    twinlun_io::run_shard(engine, |shard| serve(shard, config, key))?
+    twinlun_io::run_shard(engine, |shard| {
+        shard.busy_poll(config.busy_poll);
+        serve(shard, config, key)
+    })?
 }
 
 /// Disks, configuration and secrets are for the daemon's user alone.

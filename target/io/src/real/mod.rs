@@ -1,6 +1,7 @@
 //! The engines that run on an operating system.
 
 mod buffers;
+mod busy_poll;
 mod file;
 mod flush;
 mod memory;
@@ -26,6 +27,7 @@ use twinlun_block::{ByteRange, Payload};
 
 use crate::disk::Backend;
 use crate::{Disk, DiskError, DiskOptions, Durability, Instant, Listener, Shard, Stream};
+use busy_poll::BusyPoll;
 pub(crate) use file::Engine;
 use file::FileDisk;
 use memory::MemoryDisk;
@@ -53,10 +55,12 @@ pub fn run_shard<F: Future>(choice: EngineChoice, main: impl FnOnce(Shard) -> F)
     let jobs = LocalSet::new();
     let engine = choose(choice)?;
     let output = jobs.block_on(&runtime, async {
+        let busy_poll = BusyPoll::new();
         if let Engine::Uring(ring) = &engine {
-            ring.start()?;
+            ring.start(busy_poll.clone())?;
         }
-        let shard = Shard::real(Rc::new(RealShard { engine }));
+        tokio::task::spawn_local(busy_poll.clone().keep());
+        let shard = Shard::real(Rc::new(RealShard { engine, busy_poll }));
         io::Result::Ok(main(shard).await)
     });
     // Inside the runtime, since sockets take their leave of it.
@@ -88,11 +92,16 @@ fn start_of_time() -> std::time::Instant {
 
 pub(crate) struct RealShard {
     pub(crate) engine: Engine,
+    busy_poll: Rc<BusyPoll>,
 }
 
 impl RealShard {
     pub(crate) fn engine_name(&self) -> &'static str {
         self.engine.name()
+    }
+
+    pub(crate) fn busy_poll(&self, limit: Duration) {
+        self.busy_poll.set_limit(limit);
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -130,11 +139,11 @@ impl RealShard {
     }
 
     pub(crate) async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
-        net::listen(address)
+        net::listen(address, self.busy_poll.clone())
     }
 
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
-        net::connect(address).await
+        net::connect(address, self.busy_poll.clone()).await
     }
 }
 

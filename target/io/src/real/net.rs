@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::busy_poll::BusyPoll;
 use crate::net::{ListenerBackend, StreamBackend};
 use crate::{Listener, Stream};
 
@@ -22,7 +24,7 @@ const BACKLOG: i32 = 1024;
 /// Pause when the process is out of descriptors: some must be closed first.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) fn listen(address: SocketAddr) -> io::Result<Listener> {
+pub(crate) fn listen(address: SocketAddr, busy_poll: Rc<BusyPoll>) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier process that linger must not keep its successor from the port.
     socket.set_reuse_address(true)?;
@@ -35,19 +37,19 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from_std(socket.into())?;
     let local = listener.local_addr()?;
-    let listener = RealListener { listener, local, exhausted: Cell::new(false) };
+    let listener = RealListener { listener, local, exhausted: Cell::new(false), busy_poll };
     Ok(Listener { backend: ListenerBackend::Real(listener) })
 }
 
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<Stream> {
-    stream(TcpStream::connect(address).await?)
+pub(crate) async fn connect(address: SocketAddr, busy_poll: Rc<BusyPoll>) -> io::Result<Stream> {
+    stream(TcpStream::connect(address).await?, busy_poll)
 }
 
-fn stream(stream: TcpStream) -> io::Result<Stream> {
+fn stream(stream: TcpStream, busy_poll: Rc<BusyPoll>) -> io::Result<Stream> {
     // Batches are made above; the kernel must not wait for more.
     stream.set_nodelay(true)?;
     let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-    Ok(Stream::new(StreamBackend::Real(RealStream { stream: RefCell::new(stream), local, peer })))
+    Ok(Stream::new(StreamBackend::Real(RealStream { stream: RefCell::new(stream), local, peer, busy_poll })))
 }
 
 pub(crate) struct RealListener {
@@ -55,6 +57,7 @@ pub(crate) struct RealListener {
     local: SocketAddr,
     /// Said once, not for every attempt.
     exhausted: Cell<bool>,
+    busy_poll: Rc<BusyPoll>,
 }
 
 impl RealListener {
@@ -64,7 +67,7 @@ impl RealListener {
                 Ok((accepted, _)) => {
                     self.exhausted.set(false);
                     // One that is gone already is the peer's business.
-                    if let Ok(stream) = stream(accepted) {
+                    if let Ok(stream) = stream(accepted, self.busy_poll.clone()) {
                         return Ok(stream);
                     }
                 }
@@ -96,6 +99,7 @@ pub(crate) struct RealStream {
     stream: RefCell<TcpStream>,
     local: SocketAddr,
     peer: SocketAddr,
+    busy_poll: Rc<BusyPoll>,
 }
 
 impl RealStream {
@@ -114,7 +118,11 @@ impl RealStream {
         // Not `try_read_buf`: this one knows that a short read has emptied the socket, and saves the call that would only say so.
         let mut stream = self.stream.borrow_mut();
         let read = pin!(stream.read_buf(&mut room));
-        read.poll(cx)
+        let received = read.poll(cx);
+        if received.is_ready() {
+            self.busy_poll.note_work();
+        }
+        received
     }
 
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {

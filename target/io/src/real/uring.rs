@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::busy_poll::BusyPoll;
 use super::op::{Kind, MAX_SEGMENTS, Op, OpResult};
 
 /// Pause before the kernel is asked again when it had no room for submissions.
@@ -71,6 +72,7 @@ struct Poller {
     // Dropped before the ring closes its descriptor.
     readable: AsyncFd<RingFd>,
     ring: Rc<Ring>,
+    busy_poll: Rc<BusyPoll>,
 }
 
 impl Poller {
@@ -79,6 +81,7 @@ impl Poller {
             // What comes after this look makes the descriptor ready again.
             guard.clear_ready();
             self.ring.reap();
+            self.busy_poll.note_work();
         }
     }
 }
@@ -114,7 +117,7 @@ impl Ring {
     }
 
     /// The two jobs of a ring: one submits what a round of the runtime has queued, one takes what is done.
-    pub(crate) fn start(self: &Rc<Self>) -> io::Result<()> {
+    pub(crate) fn start(self: &Rc<Self>, busy_poll: Rc<BusyPoll>) -> io::Result<()> {
         let fd = self.inner.borrow().ring.as_raw_fd();
         // SAFETY: `Poller` holds the ring as well, whose descriptor stays open until after this value is dropped.
         let readable = unsafe { AsyncFd::register_with_interest(RingFd(fd), Interest::READABLE) }?;
@@ -125,7 +128,7 @@ impl Ring {
                 this.submit_queued();
             }
         });
-        let poller = Poller { readable, ring: self.clone() };
+        let poller = Poller { readable, ring: self.clone(), busy_poll };
         tokio::task::spawn_local(async move { poller.run().await });
         Ok(())
     }
