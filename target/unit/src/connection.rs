@@ -27,6 +27,8 @@ use crate::processor::{Pending, Processor};
 
 /// While this much waits to be sent, nothing more is received from the host.
 const SEND_HIGH_WATER: usize = 4 << 20;
+/// Commands after which their answers are sent, though more wait to be carried out.
+const EVENTS_PER_SEND: u32 = 8;
 /// Receives in one turn before answers are sent, so that a fast sender cannot hold answers back.
 const RECEIVES_PER_TURN: usize = 4;
 
@@ -198,8 +200,15 @@ impl HostConnection {
         *self.waker.borrow_mut() = Some(cx.waker().clone());
         loop {
             let received = self.receive(cx, outbox);
+            let mut acted = 0;
             while let Some(event) = self.next_event() {
                 self.act(event, cx);
+                acted += 1;
+                if acted % EVENTS_PER_SEND == 0 {
+                    // The host works on the first answers while the next are made. A socket that fails fails again below.
+                    self.core.borrow_mut().transmit(|bytes| outbox.push_bytes(bytes));
+                    let _ = outbox.poll_send(cx, &self.stream);
+                }
             }
             self.core.borrow_mut().transmit(|bytes| outbox.push_bytes(bytes));
             match outbox.poll_send(cx, &self.stream) {

@@ -32,7 +32,7 @@ use report::Tally;
 use workload::{Plan, Timeline};
 
 /// How long answers are waited for awake.
-const BUSY_POLL: Duration = Duration::from_micros(50);
+const BUSY_POLL: Duration = Duration::from_micros(200);
 /// Time limit of connecting and logging in, and of the silence after the end of the run.
 const PATIENCE: Duration = Duration::from_secs(30);
 

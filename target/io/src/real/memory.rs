@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use twinlun_block::{ByteRange, Payload};
 
-use super::buffers::ReadBuffer;
 use crate::DiskError;
 
-/// Memory is taken in pieces of this size when they are first written.
-const PIECE: u64 = 1 << 20;
+/// Memory is taken in pieces of this size when they are first written. Reads hand out the piece itself, so a piece is what is copied
+/// when a write meets a read that has not been sent yet.
+const PIECE: u64 = 4 << 10;
+/// What was never written is read as parts of this many zeros.
+const ZEROS: u64 = 1 << 20;
 
 /// Nothing until it is first written; nothing reads as zeros.
-type Piece = Option<Box<[u8]>>;
+type Piece = Option<Bytes>;
 
 /// What every disk of this process held when it was closed. An open one has `None` here: a second opener is refused as with files.
 static CLOSED: Mutex<BTreeMap<PathBuf, Option<Contents>>> = Mutex::new(BTreeMap::new());
@@ -60,7 +62,7 @@ impl MemoryDisk {
             }
         };
         let pieces = keeps.then(|| RefCell::new(pieces));
-        Ok(Self { path: path.into(), size, pieces, zeros: Bytes::from(vec![0; PIECE as usize]) })
+        Ok(Self { path: path.into(), size, pieces, zeros: Bytes::from(vec![0; ZEROS as usize]) })
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -69,18 +71,19 @@ impl MemoryDisk {
 
     pub(crate) fn read(&self, range: ByteRange) -> Payload {
         let mut out = Payload::new();
+        let Some(pieces) = &self.pieces else {
+            for part in range.split_at_multiples(ZEROS) {
+                out.push(self.zeros.slice(..part.len() as usize));
+            }
+            return out;
+        };
+        let pieces = pieces.borrow();
         for part in range.split_at_multiples(PIECE) {
             let (at, len) = ((part.offset() % PIECE) as usize, part.len() as usize);
-            let piece = self.pieces.as_ref().map(|pieces| pieces.borrow());
-            match piece.as_ref().and_then(|pieces| pieces[(part.offset() / PIECE) as usize].as_ref()) {
-                // What is read must not change when the place is written again, so it is copied.
-                Some(piece) => {
-                    let mut copy = ReadBuffer::new(len);
-                    copy.rest(0).copy_from_slice(&piece[at..at + len]);
-                    out.push(copy.filled());
-                }
-                None => out.push(self.zeros.slice(..len)),
-            }
+            out.push(match &pieces[(part.offset() / PIECE) as usize] {
+                Some(piece) => piece.slice(at..at + len),
+                None => self.zeros.slice(..len),
+            });
         }
         out
     }
@@ -94,9 +97,9 @@ impl MemoryDisk {
             while !segment.is_empty() {
                 let start = (at % PIECE) as usize;
                 let len = segment.len().min(PIECE as usize - start);
-                let piece =
-                    pieces[(at / PIECE) as usize].get_or_insert_with(|| vec![0; PIECE as usize].into());
-                piece[start..start + len].copy_from_slice(&segment[..len]);
+                change(&mut pieces[(at / PIECE) as usize], |piece| {
+                    piece[start..start + len].copy_from_slice(&segment[..len]);
+                });
                 segment = &segment[len..];
                 at += len as u64;
             }
@@ -110,12 +113,19 @@ impl MemoryDisk {
             let slot = &mut pieces[(part.offset() / PIECE) as usize];
             if part.len() == PIECE {
                 *slot = None;
-            } else if let Some(piece) = slot {
+            } else if slot.is_some() {
                 let at = (part.offset() % PIECE) as usize;
-                piece[at..at + part.len() as usize].fill(0);
+                change(slot, |piece| piece[at..at + part.len() as usize].fill(0));
             }
         }
     }
+}
+
+/// Changes a piece, or a copy of it when somebody still has what was read: that must not change.
+fn change(slot: &mut Piece, how: impl FnOnce(&mut [u8])) {
+    let mut piece = slot.take().map_or_else(|| BytesMut::zeroed(PIECE as usize), BytesMut::from);
+    how(&mut piece);
+    *slot = Some(piece.freeze());
 }
 
 impl Drop for MemoryDisk {
@@ -140,6 +150,11 @@ mod tests {
         assert_eq!(&read.to_bytes()[..], &[0, 1, 2, 3, 4, 5, 0, 0]);
         ram.zero(ByteRange::new(0, 1 << 20));
         assert_eq!(&ram.read(ByteRange::new((1 << 20) - 4, 8)).to_bytes()[..], &[0, 0, 0, 0, 4, 5, 0, 0]);
+        let before = ram.read(ByteRange::new(1 << 20, 4));
+        ram.write((1 << 20) + 1, &Payload::from(vec![7, 7]));
+        assert_eq!(&before.to_bytes()[..], &[4, 5, 0, 0], "what was read does not change");
+        assert_eq!(&ram.read(ByteRange::new(1 << 20, 4)).to_bytes()[..], &[4, 7, 7, 0]);
+        ram.write(1 << 20, &Payload::from(vec![4, 5, 0]));
         drop(ram);
         let again = MemoryDisk::open(Path::new("ram:t"), Some(9)).expect("opens what is there");
         assert_eq!(again.size(), 3 << 20, "opening never resizes");
