@@ -67,6 +67,7 @@ impl Unit {
         let ip = address(index);
         let config = Config {
             unit: name.into(),
+            busy_poll: Duration::ZERO,
             sp: 'a',
             state_dir: name.into(),
             disks: disks

@@ -15,6 +15,11 @@ use tokio::task::yield_now;
 /// Where the window begins to grow, and below which it is none.
 const SHORTEST: Duration = Duration::from_micros(8);
 
+/// Offering the processor to others takes less than this when nobody takes it.
+const TAKEN: Duration = Duration::from_micros(3);
+/// How long a shard whose processor is wanted by others does without, at least; a hundred times what they took, if that is more.
+const REST: Duration = Duration::from_millis(10);
+
 /// A shard's busy polling.
 pub(crate) struct BusyPoll {
     /// Longest window; zero: never.
@@ -53,20 +58,30 @@ impl BusyPoll {
     pub(crate) async fn keep(self: Rc<Self>) {
         let mut window = Duration::ZERO;
         let mut last_work = Instant::now();
+        let mut rest_until = last_work;
+        let mut taken = false;
         loop {
             self.begin.notified().await;
             let now = Instant::now();
             window = next_window(window, now - last_work, self.limit.get());
             last_work = now;
             self.worked.set(false);
-            loop {
-                // The runtime asks its sockets and rings before it goes on here, and others get the processor if they wait for it.
-                rustix::thread::sched_yield();
+            while now >= rest_until {
+                // The runtime asks its sockets and rings before it goes on here.
                 yield_now().await;
                 let now = Instant::now();
                 if self.worked.take() {
                     last_work = now;
                 } else if now - last_work >= window {
+                    break;
+                }
+                rustix::thread::sched_yield();
+                let away = now.elapsed();
+                if away < TAKEN {
+                    taken = false;
+                } else if std::mem::replace(&mut taken, true) {
+                    // Once may be an interrupt; twice, somebody else wants this processor, perhaps the very peer that is waited for.
+                    rest_until = Instant::now() + REST.max(away * 100);
                     break;
                 }
             }
