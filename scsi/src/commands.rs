@@ -94,6 +94,8 @@ pub(crate) static TABLE: &[Row] = &[
         .access(Access::Standby),
     row(0x1B, "START STOP UNIT", &[0x1B, 1, 0, 0x0F, 0xF7, 4], Data::None, medium::start_stop_unit)
         .conflict(Conflict::WriterUnless(0xF1, 0x01)),
+    // SELFTEST, DEVOFFL and UNITOFFL; other self-tests and parameter lists are refused by the mask.
+    row(0x1D, "SEND DIAGNOSTIC", &[0x1D, 0x07, 0, 0, 0, 4], Data::None, report::send_diagnostic),
     row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 3, 4], Data::None, medium::prevent_allow)
         .conflict(Conflict::WriterUnless(0x03, 0x00)),
     row(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::In, media::read_capacity_10)

@@ -182,3 +182,8 @@ pub(crate) fn read_defect_data_10(c: &mut Context<'_>) -> Run {
 pub(crate) fn read_defect_data_12(c: &mut Context<'_>) -> Run {
     Context::data(vec![0, c.cdb.u8_at(1) & 0x1F, 0, 0, 0, 0, 0, 0], c.length32(6))
 }
+
+/// SEND DIAGNOSTIC (SPC-4, 6.42), which SBC demands: the default self-test of a LU that is served finds nothing.
+pub(crate) fn send_diagnostic(_: &mut Context<'_>) -> Run {
+    Context::good()
+}

@@ -301,3 +301,15 @@ fn blocks_of_4096_bytes_are_told_everywhere() {
     assert_eq!(rig.disk[511 * 4096..], [1; 4096]);
     rig.illegal(a, &ten(0x28, 0, 512, 1), Asc::LBA_OUT_OF_RANGE);
 }
+
+/// SBC demands the command; of it there is the default self-test.
+#[test]
+fn a_self_test_finds_nothing() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    for flags in [0x04, 0x07, 0x00] {
+        rig.good(a, &[0x1D, flags, 0, 0, 0, 0], vec![]);
+    }
+    rig.illegal(a, &[0x1D, 0x24, 0, 0, 0, 0], Asc::INVALID_FIELD_IN_CDB);
+    rig.illegal(a, &[0x1D, 0x10, 0, 0, 8, 0], Asc::INVALID_FIELD_IN_CDB);
+}
