@@ -9,6 +9,7 @@ mod conformance;
 mod copies;
 mod guest;
 mod pair;
+mod persona;
 mod process;
 mod runner;
 mod trouble;
