@@ -73,6 +73,10 @@ impl Array {
             self.inner.core.commit(vec![(LuRecord::key(uuid), None)]).await?;
         }
         self.inner.lus.borrow_mut().remove(&uuid);
+        let atomic = LuRecord::atomic_log(uuid);
+        if self.inner.core.has_log(&atomic) {
+            self.inner.core.remove_log(&atomic).await?;
+        }
         if lu.core.intent.is_some() {
             self.inner.core.remove_log(&LuRecord::intent_log(uuid)).await?;
         }

@@ -140,6 +140,16 @@ impl Slot {
         self.count(done)
     }
 
+    pub(crate) async fn allocated(&self, range: ByteRange) -> Result<(bool, u64), DiskError> {
+        let disk = self.disk()?;
+        self.count(disk.allocated(range).await)
+    }
+
+    pub(crate) async fn free_space(&self) -> Option<u64> {
+        let disk = self.disk().ok()?;
+        disk.free_space().await
+    }
+
     pub(crate) async fn zero(
         &self,
         range: ByteRange,

@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use twinlun_block::{BlockError, BlockLayer, BlockRequest, BlockResult, Geometry, MetaStore};
+use twinlun_block::{
+    Allocation, BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, Geometry, MetaStore,
+};
 
 use crate::primary::Primary;
 use crate::signal::Signal;
@@ -88,6 +90,10 @@ impl<L, M: MetaStore> MirroredLu<L, M> {
 impl<L: BlockLayer + Clone, M: MetaStore + Clone> BlockLayer for MirroredLu<L, M> {
     fn geometry(&self) -> Geometry {
         self.layer.geometry()
+    }
+
+    async fn allocation(&self, range: ByteRange, limit: usize) -> Result<Vec<Allocation>, BlockError> {
+        self.layer.allocation(range, limit).await
     }
 
     async fn execute(&self, request: BlockRequest) -> BlockResult {

@@ -189,6 +189,9 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Secondary<L, M> {
 fn block_request(op: DataOp, range: ByteRange) -> BlockRequest {
     match op {
         DataOp::Write { payload, stable } => BlockRequest::Write { range, data: payload, fua: stable },
+        DataOp::WriteAtomic { payload, stable } => {
+            BlockRequest::WriteAtomic { range, data: payload, fua: stable }
+        }
         DataOp::WriteZeroes { may_unmap, stable } => {
             BlockRequest::WriteZeroes { range, fua: stable, may_unmap }
         }

@@ -75,6 +75,23 @@ impl Member {
         Ok(data)
     }
 
+    /// Whether storage is taken for the first byte of the range, and where within it that ends.
+    pub(crate) async fn allocated(&self, range: ByteRange) -> Result<(bool, u64), DiskError> {
+        let slot = self.slot()?;
+        let (mut first, mut at) = (None, range.offset());
+        for piece in extent::translate(&self.extents, range) {
+            let (taken, end) = slot.allocated(piece).await?;
+            if *first.get_or_insert(taken) != taken {
+                break;
+            }
+            at += end - piece.offset();
+            if end < piece.end() {
+                break;
+            }
+        }
+        Ok((first.unwrap_or(true), at))
+    }
+
     pub(crate) async fn write(
         &self,
         range: ByteRange,

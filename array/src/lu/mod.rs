@@ -1,5 +1,7 @@
 //! A bound LU: RAID over members, served to the layer above (docs/design/raid.md).
 
+mod allocation;
+mod atomic;
 pub(crate) mod intent;
 pub(crate) mod keeper;
 pub(crate) mod member;
@@ -12,12 +14,13 @@ use std::rc::Rc;
 
 use tokio::sync::Semaphore;
 use twinlun_block::{
-    BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, Geometry, MetaError, Payload, RangeTurns,
-    UnmapSupport,
+    Allocation, BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, Geometry, MetaError, Payload,
+    RangeTurns, UnmapSupport,
 };
 use twinlun_io::Durability;
 use uuid::Uuid;
 
+use self::atomic::Atomic;
 use self::intent::Intent;
 use self::member::{Content, Member};
 use self::record::LuRecord;
@@ -51,6 +54,8 @@ pub(crate) struct LuCore {
     healing: Cell<u32>,
     /// Set for LUs with more than one copy.
     pub(crate) intent: Option<Rc<Intent>>,
+    /// Write log of atomic writes.
+    atomic: Atomic,
     stopping: Cell<bool>,
     /// Held while the record is changed, from reading the members to having stored them.
     pub(crate) record_line: Semaphore,
@@ -107,6 +112,7 @@ impl Lu {
             reads: Cell::new(0),
             healing: Cell::new(0),
             intent,
+            atomic: Atomic::open(vault, record.uuid).await?,
             stopping: Cell::new(false),
             record_line: Semaphore::new(1),
             options: options.clone(),
@@ -115,12 +121,20 @@ impl Lu {
         core.last_state.set(core.state());
         let lu = Self { core: Rc::new(core) };
         keeper::start(&lu.core);
+        if let Err(error) = lu.core.finish_atomic().await {
+            tracing::warn!(lu = record.name, %error, "an atomic write waits to be finished; the LU is not ready before");
+        }
         Ok(lu)
     }
 
     /// Identity for life.
     pub fn uuid(&self) -> Uuid {
         self.core.uuid
+    }
+
+    /// Bytes that may still be taken for it, `None` where its disks have room of their own, and bytes that are taken.
+    pub async fn space(&self) -> Result<(Option<u64>, u64), BlockError> {
+        self.core.space().await
     }
 
     /// What it is and how it is.
@@ -161,6 +175,9 @@ impl BlockLayer for Lu {
         if request.range().is_some_and(ByteRange::is_empty) {
             return Ok(Payload::new());
         }
+        if lu.atomic.is_pending() {
+            lu.finish_atomic().await.map_err(|_| BlockError::NotReady)?;
+        }
         let done = match request {
             BlockRequest::Read { range } => return lu.read(range).await,
             BlockRequest::Write { range, data, fua } => {
@@ -174,11 +191,17 @@ impl BlockLayer for Lu {
                 let may_unmap = may_unmap && lu.thin;
                 lu.write(range, Content::Zeros { may_unmap }, durability(fua)).await
             }
+            // Stable whether or not that is asked for: nothing less is atomic.
+            BlockRequest::WriteAtomic { range, data, .. } => lu.write_atomic(range, data).await,
             BlockRequest::CompareAndWrite { range, compare, data, fua } => {
                 lu.compare_and_write(range, &compare, data, durability(fua)).await
             }
         };
         done.map(|()| Payload::new())
+    }
+
+    async fn allocation(&self, range: ByteRange, limit: usize) -> Result<Vec<Allocation>, BlockError> {
+        self.core.allocation(range, limit).await
     }
 }
 

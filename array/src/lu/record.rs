@@ -41,6 +41,11 @@ impl LuRecord {
     }
 
     /// Name of the log that holds its write intent.
+    /// Name of the log that makes writes atomic.
+    pub(crate) fn atomic_log(uuid: Uuid) -> String {
+        format!("atomic/{uuid}")
+    }
+
     pub(crate) fn intent_log(uuid: Uuid) -> String {
         format!("a/intent/{uuid}")
     }

@@ -53,7 +53,7 @@ impl LuCore {
         }
     }
 
-    async fn write_in_turn(
+    pub(super) async fn write_in_turn(
         self: &Rc<Self>,
         range: ByteRange,
         content: Content,

@@ -361,6 +361,18 @@ impl Core {
         Ok(VaultLog { log })
     }
 
+    /// Pages of the log of that name, if there is one.
+    pub(crate) fn log_pages(&self, name: &str) -> Option<u32> {
+        let key = format!("{LOG_PREFIX}{name}");
+        let value = self.record(&key)?;
+        record::parse::<LogRecord>(&key, Some(&value)).ok().map(|record| record.pages)
+    }
+
+    /// Whether there is such a log.
+    pub(crate) fn has_log(&self, name: &str) -> bool {
+        self.record(&format!("{LOG_PREFIX}{name}")).is_some()
+    }
+
     pub(crate) async fn remove_log(self: &Rc<Self>, name: &str) -> Result<(), MetaError> {
         self.logs.borrow_mut().remove(name);
         self.commit(vec![(format!("{LOG_PREFIX}{name}"), None)]).await

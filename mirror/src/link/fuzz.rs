@@ -93,7 +93,7 @@ fn decode(bytes: &[u8], cuts: &[u8]) -> (Vec<Frame>, Option<WireError>) {
 fn check(frame: &Frame) {
     match &frame.body {
         FrameBody::Request(Request::Data(data)) => {
-            if let DataOp::Write { payload, .. } = &data.op {
+            if let DataOp::Write { payload, .. } | DataOp::WriteAtomic { payload, .. } = &data.op {
                 assert!(payload.len() as u64 == data.range.len() && payload.len() <= MAX_DATA);
             }
             assert!(ByteRange::checked(data.range.offset(), data.range.len()).is_some());

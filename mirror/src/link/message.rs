@@ -45,6 +45,13 @@ pub enum DataOp {
         /// Answered only once the data is on stable storage.
         stable: bool,
     },
+    /// Write all of it or nothing, whatever fails meanwhile.
+    WriteAtomic {
+        /// As for a write.
+        payload: Payload,
+        /// As for a write.
+        stable: bool,
+    },
     /// Write zeros without carrying them.
     WriteZeroes {
         /// Whether the space may be given up.
@@ -87,7 +94,10 @@ impl Request {
     pub(super) fn cost(&self) -> usize {
         match self {
             Self::Control(message) => message.len(),
-            Self::Data(DataRequest { op: DataOp::Write { payload, .. }, .. }) => payload.len(),
+            Self::Data(DataRequest {
+                op: DataOp::Write { payload, .. } | DataOp::WriteAtomic { payload, .. },
+                ..
+            }) => payload.len(),
             Self::Data(DataRequest { op: DataOp::Read, range, .. }) => {
                 range.len().min(MAX_DATA as u64) as usize
             }
@@ -100,7 +110,7 @@ impl Request {
         match self {
             Self::Control(message) => message.len() <= MAX_CONTROL,
             Self::Data(data) => match &data.op {
-                DataOp::Write { payload, .. } => {
+                DataOp::Write { payload, .. } | DataOp::WriteAtomic { payload, .. } => {
                     payload.len() <= MAX_DATA && payload.len() as u64 == data.range.len()
                 }
                 DataOp::Read => data.range.len() <= MAX_DATA as u64,

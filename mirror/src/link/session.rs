@@ -158,9 +158,11 @@ impl Expected {
             Request::Control(_) => Self::Control,
             Request::Data(data) => match data.op {
                 DataOp::Read => Self::Data(data.range.len()),
-                DataOp::Write { .. } | DataOp::WriteZeroes { .. } | DataOp::Unmap | DataOp::Flush => {
-                    Self::Data(0)
-                }
+                DataOp::Write { .. }
+                | DataOp::WriteAtomic { .. }
+                | DataOp::WriteZeroes { .. }
+                | DataOp::Unmap
+                | DataOp::Flush => Self::Data(0),
             },
         }
     }

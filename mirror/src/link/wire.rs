@@ -106,6 +106,7 @@ mod op {
     pub(super) const UNMAP: u8 = 3;
     pub(super) const READ: u8 = 4;
     pub(super) const FLUSH: u8 = 5;
+    pub(super) const WRITE_ATOMIC: u8 = 6;
 }
 
 /// Flags of data requests.
@@ -206,6 +207,7 @@ fn data_fields(data: DataRequest) -> (Header, Payload) {
     let bit = |set: bool, flag: u16| if set { flag } else { 0 };
     let (code, flags, payload) = match data.op {
         DataOp::Write { payload, stable } => (op::WRITE, bit(stable, flag::STABLE), payload),
+        DataOp::WriteAtomic { payload, stable } => (op::WRITE_ATOMIC, bit(stable, flag::STABLE), payload),
         DataOp::WriteZeroes { may_unmap, stable } => {
             let flags = bit(may_unmap, flag::MAY_UNMAP) | bit(stable, flag::STABLE);
             (op::WRITE_ZEROES, flags, Payload::new())
@@ -374,7 +376,7 @@ fn check(header: &Header) -> Result<(), WireError> {
         (kind::HEARTBEAT | kind::OPEN, 0) => (0, 0..=0),
         (kind::GOODBYE, 0) => (0, 0..=MAX_GOODBYE),
         (kind::CONTROL_REQUEST | kind::CONTROL_RESPONSE, 0) => (0, 0..=MAX_CONTROL),
-        (kind::DATA_REQUEST, op::WRITE) => (flag::STABLE | flag::COPY, 0..=MAX_DATA),
+        (kind::DATA_REQUEST, op::WRITE | op::WRITE_ATOMIC) => (flag::STABLE | flag::COPY, 0..=MAX_DATA),
         (kind::DATA_REQUEST, op::WRITE_ZEROES) => (flag::STABLE | flag::MAY_UNMAP | flag::COPY, 0..=0),
         (kind::DATA_REQUEST, op::UNMAP | op::READ | op::FLUSH) => (flag::COPY, 0..=0),
         (kind::DATA_RESPONSE, 0) => (0, 0..=MAX_DATA),
@@ -392,7 +394,7 @@ fn check(header: &Header) -> Result<(), WireError> {
             return Err(WireError::Range);
         }
         let fits = match header.code {
-            op::WRITE => header.length == header.payload_len as u64,
+            op::WRITE | op::WRITE_ATOMIC => header.length == header.payload_len as u64,
             op::READ => header.length <= MAX_DATA as u64,
             op::FLUSH => header.length == 0,
             _ => true,
@@ -425,6 +427,7 @@ fn body(header: &Header, payload: Payload) -> Result<FrameBody, WireError> {
             let stable = has(flag::STABLE);
             let op = match header.code {
                 op::WRITE => DataOp::Write { payload, stable },
+                op::WRITE_ATOMIC => DataOp::WriteAtomic { payload, stable },
                 op::WRITE_ZEROES => DataOp::WriteZeroes { may_unmap: has(flag::MAY_UNMAP), stable },
                 op::UNMAP => DataOp::Unmap,
                 op::READ => DataOp::Read,

@@ -50,6 +50,10 @@ fn data_op() -> impl Strategy<Value = (DataOp, u64)> {
             let len = payload.len() as u64;
             (DataOp::Write { payload, stable }, len)
         }),
+        (payload(), any::<bool>()).prop_map(|(payload, stable)| {
+            let len = payload.len() as u64;
+            (DataOp::WriteAtomic { payload, stable }, len)
+        }),
         (any::<bool>(), any::<bool>(), any::<u32>())
             .prop_map(|(may_unmap, stable, len)| (DataOp::WriteZeroes { may_unmap, stable }, len.into())),
         any::<u32>().prop_map(|len| (DataOp::Unmap, len.into())),

@@ -26,6 +26,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
                 self.compare_and_write(lu, range, compare, BlockRequest::Write { range, data, fua }).await
             }
             BlockRequest::Write { range, .. }
+            | BlockRequest::WriteAtomic { range, .. }
             | BlockRequest::Unmap { range }
             | BlockRequest::WriteZeroes { range, .. } => self.write(lu, range, request).await,
         }
@@ -161,6 +162,10 @@ fn operation(request: &BlockRequest, at: u64, len: u64) -> DataOp {
     match request {
         BlockRequest::Write { data, fua, .. } => {
             DataOp::Write { payload: data.slice(at as usize, len as usize), stable: *fua }
+        }
+        // One message, for its receiver to write whole or not at all: a whole one fits the link.
+        BlockRequest::WriteAtomic { data, fua, .. } => {
+            DataOp::WriteAtomic { payload: data.clone(), stable: *fua }
         }
         BlockRequest::WriteZeroes { fua, may_unmap, .. } => {
             DataOp::WriteZeroes { may_unmap: *may_unmap, stable: *fua }

@@ -121,7 +121,9 @@ impl BlockLayer for RamLu {
                 self.medium.make_durable(sectors);
                 return Ok(Payload::new());
             }
-            BlockRequest::Write { range, data, fua } => (range, data.to_bytes(), fua),
+            BlockRequest::Write { range, data, fua } | BlockRequest::WriteAtomic { range, data, fua } => {
+                (range, data.to_bytes(), fua)
+            }
             BlockRequest::Unmap { range } => (range, Bytes::from(vec![0; range.len() as usize]), false),
             BlockRequest::WriteZeroes { range, fua, .. } => {
                 (range, Bytes::from(vec![0; range.len() as usize]), fua)

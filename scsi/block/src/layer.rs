@@ -37,6 +37,15 @@ pub enum BlockRequest {
         /// Whether the space may be given up. Without it the space stays allocated.
         may_unmap: bool,
     },
+    /// Write all of the data or, whatever fails meanwhile, none of it (SBC-4, 4.29). At most [`Geometry::max_atomic`] bytes.
+    WriteAtomic {
+        /// Bytes to write.
+        range: ByteRange,
+        /// Exactly `range.len()` bytes.
+        data: Payload,
+        /// As for a write.
+        fua: bool,
+    },
     /// Write `data` if the range holds `compare`; atomic against every request that overlaps (SBC-4, 5.3).
     CompareAndWrite {
         /// Bytes to compare and write.
@@ -58,6 +67,7 @@ impl BlockRequest {
             | Self::Write { range, .. }
             | Self::Unmap { range }
             | Self::WriteZeroes { range, .. }
+            | Self::WriteAtomic { range, .. }
             | Self::CompareAndWrite { range, .. } => Some(*range),
             Self::Flush => None,
         }
@@ -127,9 +137,36 @@ impl Geometry {
         self.size >> self.block_size.shift()
     }
 
+    /// Most bytes of a [`BlockRequest::WriteAtomic`]: a fixed number of blocks, so that the layers below know what room to keep for one.
+    pub const fn max_atomic(&self) -> u64 {
+        256 << self.block_size.shift()
+    }
+
     /// The whole LU.
     pub const fn whole(&self) -> ByteRange {
         ByteRange::new(0, self.size)
+    }
+}
+
+/// A run of bytes, and whether storage is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// The run.
+    pub range: ByteRange,
+    /// Storage is taken, or nobody knows. Otherwise the run reads as zeros.
+    pub mapped: bool,
+}
+
+impl Allocation {
+    /// Appends a run, joining it with the last one where both are of a kind.
+    pub fn join(list: &mut Vec<Self>, next: Self) {
+        match list.last_mut() {
+            Some(last) if last.mapped == next.mapped && last.range.end() == next.range.offset() => {
+                last.range = ByteRange::new(last.range.offset(), last.range.len() + next.range.len());
+            }
+            _ if next.range.is_empty() => {}
+            _ => list.push(next),
+        }
     }
 }
 
@@ -142,6 +179,16 @@ pub trait BlockLayer: 'static {
 
     /// Carries out one request.
     fn execute(&self, request: BlockRequest) -> impl Future<Output = BlockResult>;
+
+    /// For which parts of the range storage is taken: runs in order from its start, `limit` of them at most, which may end before it does.
+    fn allocation(
+        &self,
+        range: ByteRange,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Allocation>, BlockError>> {
+        let _ = limit;
+        async move { Ok(vec![Allocation { range, mapped: true }]) }
+    }
 }
 
 /// The comparison of COMPARE AND WRITE and of VERIFY with BYTCHK.

@@ -15,7 +15,9 @@ mod payload;
 mod turns;
 
 pub use address::{BlockSize, ByteRange, Lba, LbaRange, OutOfRange};
-pub use layer::{BlockError, BlockLayer, BlockRequest, BlockResult, Geometry, UnmapSupport, compare};
+pub use layer::{
+    Allocation, BlockError, BlockLayer, BlockRequest, BlockResult, Geometry, UnmapSupport, compare,
+};
 pub use meta::{MetaError, MetaLog, MetaStore, PAGE_PAYLOAD};
 pub use payload::Payload;
 pub use turns::{RangeTurns, Turn};

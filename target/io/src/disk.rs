@@ -171,6 +171,23 @@ impl Disk {
         if durability == Durability::Stable { self.flush().await } else { self.refuse_when_latched() }
     }
 
+    /// Whether storage is taken for the byte at the start of the range, and where within the range that ends. Disks that cannot tell say yes.
+    pub async fn allocated(&self, range: ByteRange) -> Result<(bool, u64), DiskError> {
+        self.check(range)?;
+        match &self.inner.backend {
+            Backend::Real(disk) => disk.allocated(range).await,
+            Backend::Sim(disk) => Ok(disk.allocated(range)),
+        }
+    }
+
+    /// Bytes that the carrier of the disk has left, where it can run out of them before the disk is full.
+    pub async fn free_space(&self) -> Option<u64> {
+        match &self.inner.backend {
+            Backend::Real(disk) => disk.free_space().await,
+            Backend::Sim(_) => None,
+        }
+    }
+
     /// Whether a failed flush has ended all acknowledgements.
     pub fn is_latched(&self) -> bool {
         self.inner.latched.get()

@@ -15,6 +15,7 @@ use twinlun_block::{ByteRange, Payload};
 
 use super::buffers::{CLASSES, ReadBuffer};
 use super::flush::FlushTurns;
+use super::map;
 use super::op::{Kind, Op, OpResult, Opened, with_slices};
 use super::open;
 use super::pool::Pool;
@@ -224,6 +225,21 @@ impl FileDisk {
                 Err(error) => return Err(DiskError::Flush { reason: error.to_string() }),
             }
         }
+    }
+
+    /// Asks the file system, on a thread that may block. One that keeps no map, and a block device, say that everything is taken.
+    pub(crate) async fn allocated(&self, range: ByteRange) -> Result<(bool, u64), DiskError> {
+        let file = self.file.clone();
+        let asked = tokio::task::spawn_blocking(move || map::allocated(file.file.as_fd(), range));
+        let offset = range.offset();
+        asked.await.map_err(|error| DiskError::Read { offset, reason: error.to_string() })
+    }
+
+    /// What the file system has left; `None` for a block device.
+    pub(crate) async fn free_space(&self) -> Option<u64> {
+        let file = self.file.clone();
+        let asked = tokio::task::spawn_blocking(move || map::free_space(file.file.as_fd()));
+        asked.await.ok().flatten()
     }
 
     pub(crate) async fn zero(&self, range: ByteRange, may_unmap: bool) -> Result<(), DiskError> {

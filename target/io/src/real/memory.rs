@@ -106,6 +106,17 @@ impl MemoryDisk {
         }
     }
 
+    /// Whether memory is taken for the first byte, and where within the range that ends.
+    pub(crate) fn allocated(&self, range: ByteRange) -> (bool, u64) {
+        let Some(pieces) = &self.pieces else { return (true, range.end()) };
+        let pieces = pieces.borrow();
+        let taken = |at: u64| pieces[(at / PIECE) as usize].is_some();
+        let first = taken(range.offset());
+        let mut parts = range.split_at_multiples(PIECE);
+        let end = parts.find(|part| taken(part.offset()) != first);
+        (first, end.map_or(range.end(), |part| part.offset()))
+    }
+
     pub(crate) fn zero(&self, range: ByteRange) {
         let Some(pieces) = &self.pieces else { return };
         let mut pieces = pieces.borrow_mut();

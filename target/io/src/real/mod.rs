@@ -4,6 +4,7 @@ mod buffers;
 mod busy_poll;
 mod file;
 mod flush;
+mod map;
 mod memory;
 mod net;
 mod op;
@@ -197,6 +198,20 @@ impl RealDisk {
         match self {
             Self::File(disk) => disk.flush().await,
             Self::Memory(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn allocated(&self, range: ByteRange) -> Result<(bool, u64), DiskError> {
+        match self {
+            Self::File(disk) => disk.allocated(range).await,
+            Self::Memory(disk) => Ok(disk.allocated(range)),
+        }
+    }
+
+    pub(crate) async fn free_space(&self) -> Option<u64> {
+        match self {
+            Self::File(disk) => disk.free_space().await,
+            Self::Memory(_) => None,
         }
     }
 

@@ -403,6 +403,11 @@ impl SimDisk {
         self.submit(Kind::Flush { mark }).await.map(drop)
     }
 
+    /// Simulated disks keep no map.
+    pub(crate) fn allocated(&self, range: ByteRange) -> (bool, u64) {
+        (self.size > 0, range.end())
+    }
+
     pub(crate) async fn zero(&self, range: ByteRange, _may_unmap: bool) -> Result<(), DiskError> {
         self.submit(Kind::Zero(range)).await.map(drop)
     }
