@@ -24,12 +24,15 @@ pub enum UnitAttention {
     AsymmetricAccessStateChanged,
     ModeParametersChanged,
     InquiryDataHasChanged,
+    DeviceIdentifierChanged,
+    TimestampChanged,
+    LogParametersChanged,
     ThinProvisioningSoftThreshold,
 }
 
 impl UnitAttention {
     /// All conditions, first reported first.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
@@ -44,6 +47,9 @@ impl UnitAttention {
         Self::AsymmetricAccessStateChanged,
         Self::ModeParametersChanged,
         Self::InquiryDataHasChanged,
+        Self::DeviceIdentifierChanged,
+        Self::TimestampChanged,
+        Self::LogParametersChanged,
         Self::ThinProvisioningSoftThreshold,
     ];
 
@@ -64,6 +70,9 @@ impl UnitAttention {
             Self::AsymmetricAccessStateChanged => Asc(0x2A, 0x06),
             Self::ModeParametersChanged => Asc(0x2A, 0x01),
             Self::InquiryDataHasChanged => Asc(0x3F, 0x03),
+            Self::DeviceIdentifierChanged => Asc(0x3F, 0x05),
+            Self::TimestampChanged => Asc(0x2A, 0x10),
+            Self::LogParametersChanged => Asc(0x2A, 0x02),
             Self::ThinProvisioningSoftThreshold => Asc(0x38, 0x07),
         }
     }

@@ -10,7 +10,7 @@ pub(crate) use crate::row::{Access, Attention, Conflict, Row, Span};
 pub(crate) use crate::row::{Handler, Server};
 use crate::row::{row, served};
 use crate::wire::Fields;
-use crate::{copy, inquiry, log, media, medium, mode, pr_in, pr_out, report};
+use crate::{copy, identify, inquiry, lba_status, log, media, medium, mode, pr_in, pr_out, report, sanitize};
 
 /// What the table says of a command to whoever logs, counts or times it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +94,16 @@ pub(crate) static TABLE: &[Row] = &[
         .access(Access::Standby),
     row(0x1B, "START STOP UNIT", &[0x1B, 1, 0, 0x0F, 0xF7, 4], Data::None, medium::start_stop_unit)
         .conflict(Conflict::WriterUnless(0xF1, 0x01)),
-    // SELFTEST, DEVOFFL and UNITOFFL; other self-tests and parameter lists are refused by the mask.
-    row(0x1D, "SEND DIAGNOSTIC", &[0x1D, 0x07, 0, 0, 0, 4], Data::None, report::send_diagnostic),
+    row(
+        0x1C,
+        "RECEIVE DIAGNOSTIC RESULTS",
+        &[0x1C, 1, 0xFF, 0xFF, 0xFF, 4],
+        Data::In,
+        identify::receive_diagnostic,
+    )
+    .access(Access::Standby),
+    row(0x1D, "SEND DIAGNOSTIC", &[0x1D, 0xF7, 0, 0xFF, 0xFF, 4], Data::Out, identify::send_diagnostic)
+        .medium(),
     row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 3, 4], Data::None, medium::prevent_allow)
         .conflict(Conflict::WriterUnless(0x03, 0x00)),
     row(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 4], Data::In, media::read_capacity_10)
@@ -122,6 +130,36 @@ pub(crate) static TABLE: &[Row] = &[
     row(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3F, 0xFF, 0xFF, 4], Data::Out, media::unmap)
         .writes(Span::None)
         .thin(),
+    row(
+        0x48,
+        "SANITIZE: OVERWRITE",
+        &[0x48, 0xA0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 4],
+        Data::Out,
+        sanitize::overwrite,
+    )
+    .action(0x01)
+    .writes(Span::None),
+    row(
+        0x48,
+        "SANITIZE: BLOCK ERASE",
+        &[0x48, 0xA0, 0, 0, 0, 0, 0, 0, 0, 4],
+        Data::None,
+        sanitize::block_erase,
+    )
+    .action(0x02)
+    .writes(Span::None)
+    .thin(),
+    row(
+        0x48,
+        "SANITIZE: EXIT FAILURE MODE",
+        &[0x48, 0, 0, 0, 0, 0, 0, 0, 0, 4],
+        Data::None,
+        sanitize::exit_failure_mode,
+    )
+    .action(0x1F)
+    .medium(),
+    row(0x4C, "LOG SELECT", &[0x4C, 0x03, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 4], Data::Out, log::select)
+        .access(Access::Standby),
     row(0x4D, "LOG SENSE", &[0x4D, 0, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0xFF, 0xFF, 4], Data::In, log::sense)
         .conflict(Conflict::Free)
         .access(Access::Standby),
@@ -196,6 +234,14 @@ pub(crate) static TABLE: &[Row] = &[
         .span(Span::Sixteen),
     row(0x93, "WRITE SAME(16)", &sixteen(0x93, 0x09), Data::Out, media::write_same).writes(Span::Sixteen),
     row(
+        0x9C,
+        "WRITE ATOMIC(16)",
+        &[0x9C, 0x18, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0xFF, 0xFF, 0x3F, 4],
+        Data::Out,
+        media::write_atomic,
+    )
+    .writes(Span::Atomic),
+    row(
         0x9E,
         "READ CAPACITY(16)",
         &[0x9E, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
@@ -210,7 +256,7 @@ pub(crate) static TABLE: &[Row] = &[
         "GET LBA STATUS",
         &[0x9E, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
         Data::In,
-        media::get_lba_status,
+        lba_status::get_lba_status,
     )
     .action(0x12)
     .reads(Span::Lba),
@@ -224,6 +270,16 @@ pub(crate) static TABLE: &[Row] = &[
     .conflict(Conflict::Free)
     .access(Access::Any)
     .leaves_attention(),
+    row(
+        0xA3,
+        "REPORT IDENTIFYING INFORMATION",
+        &[0xA3, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 4],
+        Data::In,
+        identify::report_information,
+    )
+    .action(0x05)
+    .conflict(Conflict::Free)
+    .access(Access::Standby),
     row(
         0xA3,
         "REPORT TARGET PORT GROUPS",
@@ -254,6 +310,34 @@ pub(crate) static TABLE: &[Row] = &[
     .action(0x0D)
     .conflict(Conflict::Free)
     .access(Access::Standby),
+    row(
+        0xA3,
+        "REPORT TIMESTAMP",
+        &[0xA3, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::In,
+        identify::report_timestamp,
+    )
+    .action(0x0F)
+    .conflict(Conflict::Free)
+    .access(Access::Standby),
+    row(
+        0xA4,
+        "SET IDENTIFYING INFORMATION",
+        &[0xA4, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 4],
+        Data::Out,
+        identify::set_information,
+    )
+    .action(0x06)
+    .access(Access::Standby),
+    row(
+        0xA4,
+        "SET TIMESTAMP",
+        &[0xA4, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 4],
+        Data::Out,
+        identify::set_timestamp,
+    )
+    .action(0x0F)
+    .access(Access::Standby),
     row(0xA8, "READ(12)", &twelve(0xA8, DPO_FUA), Data::In, media::read).reads(Span::Twelve),
     row(0xAA, "WRITE(12)", &twelve(0xAA, DPO_FUA), Data::Out, media::write).writes(Span::Twelve),
     row(0xAE, "WRITE AND VERIFY(12)", &twelve(0xAE, DPO_BYTCHK), Data::Out, media::write_and_verify)
@@ -273,7 +357,7 @@ pub(crate) static TABLE: &[Row] = &[
 const fn persistent_in(action: u8, name: &'static str, run: Handler) -> Row {
     row(0x5E, name, &[0x5E, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 4], Data::In, run)
         .action(action)
-        .conflict(Conflict::PersistentIn)
+        .conflict(Conflict::PersistentOnly)
         .access(Access::Standby)
 }
 
@@ -336,6 +420,9 @@ pub(crate) fn lookup(cdb: &[u8], thin: bool) -> Result<&'static Row, Unknown> {
         [] => Err(Unknown::Opcode),
         [row] if row.thin && !thin => Err(Unknown::Opcode),
         [row] if row.action.is_none() => Ok(row),
-        rows => rows.iter().find(|r| r.action == Some(cdb.u8_at(1) & 0x1F)).ok_or(Unknown::ServiceAction),
+        rows => {
+            let wanted = |row: &&Row| row.action == Some(cdb.u8_at(1) & 0x1F) && (thin || !row.thin);
+            rows.iter().find(wanted).ok_or(Unknown::ServiceAction)
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! What a handler has in hand, and the ways it can end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use twinlun_block::{LbaRange, Payload};
 
-use crate::commands::Row;
+use crate::commands::{Data, Row};
 use crate::copy::CopyManager;
 use crate::device::{Nexus, TargetIdentity};
 use crate::io::{Io, Plan};
@@ -31,6 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) data_out: Payload,
     /// Bytes of Data-Out that the command asks for, once it is known: the residual is counted against it.
     pub(crate) wanted: u64,
+    /// Time of day.
+    pub(crate) now: Duration,
 }
 
 /// Why a command ends without having done anything.
@@ -80,7 +83,15 @@ impl Context<'_> {
     }
 
     /// Work for the block layer.
-    pub(crate) fn io(&self, plan: Plan) -> Run {
+    pub(crate) fn io(&mut self, plan: Plan) -> Run {
+        let (work, blocks) = (&mut self.lu.work, self.range.map_or(0, LbaRange::count));
+        if self.row.writes {
+            work.writes += 1;
+            work.blocks_out += blocks;
+        } else if self.row.data == Data::In {
+            work.reads += 1;
+            work.blocks_in += blocks;
+        }
         let size = self.lu.geometry.block_size;
         Ok(Outcome::Io(Io::new(self.lu_id, size, self.lu.mode.current.d_sense, self.wanted, plan)))
     }
@@ -93,6 +104,8 @@ impl Context<'_> {
             record: Some(self.lu.save()),
             abort,
             release,
+            sanitize: None,
+            sanitize_left: false,
             then: Reply { data_out_len: self.wanted, ..Reply::good() },
             otherwise: Reply { data_out_len: self.wanted, ..otherwise },
         })))

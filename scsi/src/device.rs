@@ -1,6 +1,7 @@
 //! The SCSI target device of a storage processor: LUs, I_T nexuses, and the way of a command between them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::{BlockResult, Geometry, LbaRange, Payload};
@@ -10,10 +11,12 @@ use crate::commands::{self, Attention, Row, Server, Unknown};
 use crate::context::{CONFLICT, Context, Fault};
 use crate::copy::{CopyManager, Moment, World};
 use crate::io::{Io, Step};
+use crate::lba_status::LbaStatus;
 use crate::lu::LogicalUnit;
 use crate::lun::{self, Addressed, LunMap};
 use crate::port::{InitiatorPort, TargetPort};
 use crate::reservation::{Kind, Registration};
+use crate::sanitize::SanitizeStart;
 use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
 use crate::tasks::{Abort, Admission, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
@@ -153,6 +156,8 @@ pub enum Outcome {
     Io(Io),
     /// Store and abort first, then answer.
     Settle(Box<Settle>),
+    /// Ask the layers below which storage is taken, then answer.
+    LbaStatus(Box<LbaStatus>),
 }
 
 /// A command whose answer must wait for durability or for aborted tasks: reservations, saved mode pages.
@@ -166,6 +171,10 @@ pub struct Settle {
     pub abort: Vec<Abort>,
     /// Held tasks that may run now.
     pub release: Vec<Task>,
+    /// SANITIZE: once the record is stored, the operation begins.
+    pub sanitize: Option<SanitizeStart>,
+    /// EXIT FAILURE MODE: once the record is stored, [`TargetDevice::sanitize_left`] is to be called.
+    pub sanitize_left: bool,
     /// The answer.
     pub then: Reply,
     /// The answer instead, when the record could not be stored.
@@ -180,6 +189,8 @@ pub struct TargetDevice {
     pub(crate) nexuses: BTreeMap<NexusId, Nexus>,
     pub(crate) lus: BTreeMap<LuId, LogicalUnit>,
     pub(crate) copies: CopyManager,
+    /// Time since 1970, as far as commands need it.
+    time: Duration,
 }
 
 /// An I_T nexus: who, through which port, and what it sees.
@@ -209,6 +220,7 @@ impl TargetDevice {
             nexuses: BTreeMap::new(),
             lus: BTreeMap::new(),
             copies: CopyManager::default(),
+            time: Duration::ZERO,
         }
     }
 
@@ -281,11 +293,17 @@ impl TargetDevice {
         }
     }
 
-    /// Space behind a thin LU, for the logical block provisioning log page.
+    /// Space behind a thin LU, for the logical block provisioning log page and the thresholds of its mode page.
     pub fn set_space(&mut self, lu: LuId, space: Space) {
         if let Some(unit) = self.lus.get_mut(&lu) {
             unit.space = Some(space);
+            unit.check_thresholds();
         }
+    }
+
+    /// Tells the time since 1970. Needed before commands that [`needs_time`] names.
+    pub fn set_time(&mut self, unix: Duration) {
+        self.time = unix;
     }
 
     /// Establishes a unit attention for every nexus that sees the LU.
@@ -404,6 +422,7 @@ impl TargetDevice {
             range: None,
             data_out: command.data_out,
             wanted: 0,
+            now: self.time,
         };
         let result = run(&mut context, serve);
         let (wanted, descriptor_sense) = (context.wanted, context.lu.mode.current.d_sense);
@@ -414,6 +433,7 @@ impl TargetDevice {
             Outcome::Io(io) if self.copies.tokens.any() => {
                 io.each_write(|range| self.copies.tokens.changed(lu_id, Some(range)));
             }
+            Outcome::Settle(settle) if settle.sanitize.is_some() => self.copies.tokens.changed(lu_id, None),
             _ => {}
         }
         self.after(nexus, command.cdb, outcome)
@@ -450,6 +470,11 @@ impl TargetDevice {
     }
 }
 
+/// Whether the command reads the clock: [`TargetDevice::set_time`] comes first.
+pub fn needs_time(cdb: &[u8]) -> bool {
+    matches!(cdb.u8_at(0), 0xA3 | 0xA4) && cdb.u8_at(1) & 0x1F == 0x0F
+}
+
 /// NACA of the control byte, the last of every CDB of fixed length.
 fn naca(cdb: &[u8]) -> bool {
     let control = match cdb.u8_at(0) >> 5 {
@@ -476,6 +501,9 @@ fn admit(lu: &mut LogicalUnit, nexus: NexusId, cdb: &[u8]) -> Result<&'static Ro
         Unknown::ServiceAction => Sense::cdb_field(1, Some(4)),
     })?;
     if let Some(sense) = lu.not_ready(row.access) {
+        return Err(sense.into());
+    }
+    if let Some(sense) = lu.stopped_by_sanitize(row) {
         return Err(sense.into());
     }
     if lu.conflicts(row, cdb, nexus) {

@@ -174,7 +174,7 @@ fn blocks(lu: &LogicalUnit, bytes: u64) -> u32 {
 }
 
 /// Logical blocks of a physical block; 0 when both are the same.
-fn physical(lu: &LogicalUnit) -> u32 {
+pub(crate) fn physical(lu: &LogicalUnit) -> u32 {
     match lu.physical_exponent() {
         0 => 0,
         exponent => 1 << exponent,
@@ -201,12 +201,16 @@ fn block_limits(c: &Context<'_>) -> Vec<u8> {
     out.put32(granularity);
     out.put32(if granularity == 0 { 0 } else { 0x8000_0000 }); // UGAVALID, aligned to LBA 0
     out.put64(u64::from(blocks(lu, MAX_WRITE_SAME)));
+    out.put32(blocks(lu, lu.geometry.max_atomic()));
+    out.put32(physical(lu)); // ATOMIC ALIGNMENT
+    out.put32(physical(lu)); // ATOMIC TRANSFER LENGTH GRANULARITY; no boundaries
     out.zeros(0x3C - out.len());
     out
 }
 
-fn block_device_characteristics(_: &Context<'_>) -> Vec<u8> {
+fn block_device_characteristics(c: &Context<'_>) -> Vec<u8> {
     let mut page = vec![0; 0x3C];
+    page[3] = if c.lu.thin { 0x40 } else { 0 }; // WABEREQ: blocks can be read after SANITIZE BLOCK ERASE
     page[1] = 1; // MEDIUM ROTATION RATE: non-rotating; the array hides where its disks' heads are
     page
 }

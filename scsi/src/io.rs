@@ -15,7 +15,7 @@ pub(crate) const STEP: u64 = 1 << 20;
 pub(crate) const CLEAR_STEP: u64 = 64 << 20;
 
 /// How often ORWRITE starts over because other writes came between its read and its write.
-const OR_ATTEMPTS: u32 = 64;
+const MERGE_ATTEMPTS: u32 = 64;
 
 /// A command on its way through the block layer.
 ///
@@ -63,10 +63,19 @@ pub(crate) enum Long {
     Repeat { left: ByteRange, pattern: Payload, fua: bool },
     /// Reads the range and compares.
     Verify { left: ByteRange, start: u64, expected: Expected, asked: u64 },
-    /// WRITE AND VERIFY: a write, then the verification.
-    WriteVerify { write: Option<BlockRequest>, verify: Box<Long> },
-    /// ORWRITE: read, then compare and write, until nobody came between.
-    Or { range: ByteRange, data: Payload, fua: bool, read: Option<Payload>, attempts: u32 },
+    /// A write, then the rest.
+    Then { write: Option<BlockRequest>, waiting: bool, rest: Box<Long> },
+    /// ORWRITE, and part of a block: read, then compare and write, until nobody came between.
+    Merge { how: Merge, range: ByteRange, data: Payload, fua: bool, read: Option<Payload>, attempts: u32 },
+}
+
+/// What becomes of the bytes on the medium for which there is data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Merge {
+    /// They get the set bits of the data as well.
+    Or,
+    /// The data takes their place.
+    Replace,
 }
 
 /// What a verification compares with.
@@ -125,10 +134,17 @@ impl Io {
                         .for_each(changes);
                 }
                 Long::Repeat { left, .. } => changes(*left),
-                Long::WriteVerify { write, .. } => {
-                    write.iter().filter_map(BlockRequest::range).for_each(changes);
+                Long::Then { write, rest, .. } => {
+                    write
+                        .iter()
+                        .filter(|r| r.is_write())
+                        .filter_map(BlockRequest::range)
+                        .for_each(&mut changes);
+                    if let Long::Merge { range, .. } = &**rest {
+                        changes(*range);
+                    }
                 }
-                Long::Or { range, .. } => changes(*range),
+                Long::Merge { range, .. } => changes(*range),
                 Long::Verify { .. } => {}
             },
         }
@@ -207,11 +223,18 @@ impl Long {
                 *left = ByteRange::new(range.end(), left.len() - *asked);
                 Ok(Some(BlockRequest::Read { range }))
             }
-            Self::WriteVerify { write, verify } => match (write.take(), previous) {
-                (Some(request), _) => Ok(Some(request)),
-                (None, previous) => verify.next_after_write(previous),
-            },
-            Self::Or { range, data, fua, read, attempts } => {
+            Self::Then { write, waiting, rest } => {
+                if let Some(request) = write.take() {
+                    *waiting = true;
+                    return Ok(Some(request));
+                }
+                if std::mem::take(waiting) {
+                    previous.transpose().map_err(|e| (e, true))?;
+                    return rest.next(None);
+                }
+                rest.next(previous)
+            }
+            Self::Merge { how, range, data, fua, read, attempts } => {
                 let old = match (previous, read.take()) {
                     (None, _) => return Ok(Some(BlockRequest::Read { range: *range })),
                     (Some(Ok(old)), None) => old,
@@ -225,7 +248,7 @@ impl Long {
                 };
                 let mut merged = old.to_bytes().to_vec();
                 for (byte, more) in merged.iter_mut().zip(data.to_bytes()) {
-                    *byte |= more;
+                    *byte = if *how == Merge::Or { *byte | more } else { more };
                 }
                 *read = Some(old.clone());
                 Ok(Some(BlockRequest::CompareAndWrite {
@@ -238,22 +261,12 @@ impl Long {
         }
     }
 
-    /// The verification behind a write: the first result it is shown is the write's.
-    fn next_after_write(
-        &mut self,
-        previous: Option<BlockResult>,
-    ) -> Result<Option<BlockRequest>, (BlockError, bool)> {
-        match self {
-            Self::Verify { asked: 0, .. } => {
-                previous.transpose().map_err(|e| (e, true))?;
-                self.next(None)
-            }
-            _ => self.next(previous),
-        }
+    pub(crate) fn merge(how: Merge, range: ByteRange, data: Payload, fua: bool) -> Self {
+        Self::Merge { how, range, data, fua, read: None, attempts: MERGE_ATTEMPTS }
     }
 
-    pub(crate) fn or(range: ByteRange, data: Payload, fua: bool) -> Self {
-        Self::Or { range, data, fua, read: None, attempts: OR_ATTEMPTS }
+    pub(crate) fn then(write: Option<BlockRequest>, rest: Self) -> Self {
+        Self::Then { write, waiting: false, rest: Box::new(rest) }
     }
 
     pub(crate) fn verify(range: ByteRange, expected: Expected) -> Self {

@@ -17,8 +17,10 @@ mod commands;
 mod context;
 mod copy;
 mod device;
+mod identify;
 mod inquiry;
 mod io;
+mod lba_status;
 mod log;
 mod lu;
 pub mod lun;
@@ -32,6 +34,7 @@ mod pr_out;
 mod report;
 mod reservation;
 mod row;
+mod sanitize;
 mod saved;
 mod sense;
 mod tasks;
@@ -44,11 +47,13 @@ pub use commands::{CommandInfo, Data, describe};
 pub use copy::{Moment, needs_moment};
 pub use device::{
     Command, LuAccess, LuDescription, LuId, LuTraits, NexusId, Outcome, RemoteGroup, ReservationStatus,
-    Settle, Space, TargetDevice, TargetIdentity,
+    Settle, Space, TargetDevice, TargetIdentity, needs_time,
 };
 pub use io::{Io, Step};
+pub use lba_status::LbaStatus;
 pub use lun::LunMap;
 pub use port::{InitiatorPort, TargetPort};
+pub use sanitize::{SanitizeStart, SanitizeStep};
 pub use sense::{Asc, CopyFailure, FieldPointer, Forwarded, Reply, Sense, SenseBytes, SenseKey, Status};
 pub use tasks::{
     Abort, Admission, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,

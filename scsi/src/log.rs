@@ -1,12 +1,15 @@
 //! LOG SENSE (SPC-5, 6.9, 7.3; SBC-4, 6.4).
 
+use crate::attention::UnitAttention;
 use crate::context::{Context, Run};
 use crate::inquiry::threshold_exponent;
+use crate::lu::Work;
 use crate::sense::Sense;
 use crate::wire::{Fields, Put};
 
 /// Pages and subpages, ascending.
-const ALL: [(u8, u8); 5] = [(0x00, 0x00), (0x00, 0xFF), (0x0C, 0x00), (0x0C, 0xFF), (0x2F, 0x00)];
+const ALL: [(u8, u8); 6] =
+    [(0x00, 0x00), (0x00, 0xFF), (0x0C, 0x00), (0x0C, 0xFF), (0x19, 0x00), (0x2F, 0x00)];
 
 pub(crate) fn sense(c: &mut Context<'_>) -> Run {
     let (code, subpage) = (c.cdb.u8_at(2) & 0x3F, c.cdb.u8_at(3));
@@ -21,6 +24,11 @@ pub(crate) fn sense(c: &mut Context<'_>) -> Run {
             out[0] |= 0x80; // DS: not saved
             provisioning(c, first, &mut out);
         }
+        (0x19, 0x00) if first <= 1 => {
+            out[0] |= 0x80;
+            statistics(c, &mut out);
+        }
+        (0x19, 0x00) => return Err(Sense::cdb_field(5, None).into()),
         (0x2F, 0x00) if first == 0 => {
             out[0] |= 0x80;
             // No informational exception; temperature not known.
@@ -35,6 +43,34 @@ pub(crate) fn sense(c: &mut Context<'_>) -> Run {
     let len = out.len() - 4;
     out.set16(2, len);
     Context::data(out, c.length16(7))
+}
+
+/// General statistics and performance: commands and blocks. Times are not kept, and are zero.
+fn statistics(c: &Context<'_>, out: &mut Vec<u8>) {
+    let work = c.lu.work;
+    out.put16(0x0001);
+    out.put8(0x03); // binary list
+    out.put8(0x40);
+    for count in [work.reads, work.writes, work.blocks_out, work.blocks_in, 0, 0, 0, 0] {
+        out.put64(count);
+    }
+}
+
+/// LOG SELECT: PCR starts the statistics over. There is nothing else to set, and nothing to save.
+pub(crate) fn select(c: &mut Context<'_>) -> Run {
+    let (reset, save) = (c.cdb.bit_at(1, 1), c.cdb.bit_at(1, 0));
+    if save {
+        return Err(Sense::cdb_field(1, Some(0)).into());
+    }
+    if c.length16(7) != 0 {
+        return Err(Sense::cdb_field(7, None).into());
+    }
+    if reset {
+        c.lu.work = Work::default();
+        let me = c.nexus_id;
+        c.lu.establish(UnitAttention::LogParametersChanged, |id| id != me);
+    }
+    Context::good()
 }
 
 /// Available and used LBA mapping resources, in units of the threshold set size.

@@ -8,8 +8,10 @@ use twinlun_block::Geometry;
 use crate::attention::{Attentions, UnitAttention};
 use crate::commands::{Access, Conflict, Row};
 use crate::device::{LuAccess, LuDescription, LuTraits, Nexus, RemoteGroup, Space};
+use crate::identify::Names;
 use crate::mode::ModePages;
 use crate::reservation::Reservations;
+use crate::sanitize::Sanitize;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::tasks::TaskSet;
 use crate::wire::Fields;
@@ -25,6 +27,15 @@ pub(crate) struct NexusState {
     pub(crate) registered: bool,
     /// Persistent reservation holder, likewise.
     pub(crate) holder: bool,
+}
+
+/// Commands and blocks since the start, or since LOG SELECT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
+    pub(crate) blocks_in: u64,
+    pub(crate) blocks_out: u64,
 }
 
 #[derive(Debug)]
@@ -43,6 +54,16 @@ pub(crate) struct LogicalUnit {
     pub(crate) reservations: Reservations,
     /// Holder of a RESERVE of SPC-2.
     pub(crate) legacy: Option<NexusId>,
+    /// What hosts have named it.
+    pub(crate) names: Names,
+    /// Difference of the timestamp to the clock, in milliseconds, once a host has set it.
+    pub(crate) timestamp_shift: Option<i64>,
+    /// Work done, for LOG SENSE.
+    pub(crate) work: Work,
+    /// Whether the thresholds were passed already: each is announced once until it is left.
+    past_threshold: [bool; 2],
+    /// A SANITIZE that was ordered and has not been completed.
+    pub(crate) sanitize: Option<Sanitize>,
     pub(crate) tasks: TaskSet,
     pub(crate) nexuses: BTreeMap<NexusId, NexusState>,
 }
@@ -66,6 +87,11 @@ impl LogicalUnit {
             space: None,
             mode: ModePages::new(description.write_cache, saved.mode),
             reservations,
+            names: saved.names,
+            timestamp_shift: None,
+            work: Work::default(),
+            past_threshold: [false; 2],
+            sanitize: saved.sanitize,
             legacy: None,
             tasks: TaskSet::new(id),
             nexuses: BTreeMap::new(),
@@ -74,7 +100,28 @@ impl LogicalUnit {
 
     /// The record that brings reservations and saved mode pages back.
     pub(crate) fn save(&self) -> Bytes {
-        crate::saved::encode(self.mode.saved, &self.reservations)
+        crate::saved::encode(self.mode.saved, &self.reservations, self.sanitize.as_ref(), &self.names)
+    }
+
+    /// The same for when an operation on the medium is over.
+    pub(crate) fn save_without_sanitize(&self) -> Bytes {
+        crate::saved::encode(self.mode.saved, &self.reservations, None, &self.names)
+    }
+
+    /// Announces thresholds that the space has passed (SBC-4, 4.7.3.8).
+    pub(crate) fn check_thresholds(&mut self) {
+        let (mode, shift) = (self.mode.current, 20);
+        let past = self.space.filter(|_| self.thin && mode.lbpere).map_or([false; 2], |space| {
+            let (available, used) = (mode.available_threshold, mode.used_threshold);
+            [
+                available != 0 && space.available >> shift <= u64::from(available),
+                used != 0 && space.used.div_ceil(1 << shift) >= u64::from(used),
+            ]
+        });
+        let before = std::mem::replace(&mut self.past_threshold, past);
+        if past.iter().zip(before).any(|(now, before)| *now && !before) {
+            self.establish(UnitAttention::ThinProvisioningSoftThreshold, |_| true);
+        }
     }
 
     pub(crate) fn is_write_protected(&self) -> bool {
@@ -129,7 +176,7 @@ impl LogicalUnit {
         match row.conflict {
             Conflict::Free | Conflict::Legacy => false,
             Conflict::PersistentOnly => legacy_stops,
-            Conflict::PersistentIn | Conflict::PersistentOut => self.legacy.is_some(),
+            Conflict::PersistentOut => self.legacy.is_some(),
             Conflict::WriterUnless(mask, value) if cdb.u8_at(4) & mask == value => false,
             Conflict::Writer | Conflict::WriterUnless(..) | Conflict::Reader => {
                 self.stops(row.conflict == Conflict::Reader, nexus)

@@ -1,7 +1,8 @@
 //! Block commands (SBC-4, clause 5): from checked CDBs to requests for the block layer.
 //!
-//! Data-Out that is shorter than the CDB asks for: whole blocks are written and the transport reports an overflow; part of a block
-//! is refused with INVALID FIELD IN COMMAND INFORMATION UNIT, for half a block cannot be written (SAM-5, 5.4.3; RFC 7143, 11.4.5).
+//! Data-Out that is shorter than the CDB asks for: what came is processed and the transport reports an overflow of the rest (RFC 7143, 11.4.5.1). Where
+//! it ends within a block, WRITE leaves the rest of that block as it is; commands that compare or verify refuse it with INVALID FIELD IN
+//! COMMAND INFORMATION UNIT.
 
 use std::collections::VecDeque;
 
@@ -9,8 +10,8 @@ use twinlun_block::{BlockRequest, ByteRange, Lba, LbaRange, Payload};
 
 use crate::Outcome;
 use crate::context::{Context, Fault, Run};
-use crate::inquiry::{MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME};
-use crate::io::{CLEAR_STEP, Expected, Long, Plan, STEP, repeat};
+use crate::inquiry::{MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME, physical};
+use crate::io::{CLEAR_STEP, Expected, Long, Merge, Plan, STEP, repeat};
 use crate::sense::{Asc, Reply, Sense, SenseKey};
 use crate::wire::{Fields, Put};
 
@@ -91,6 +92,18 @@ pub(crate) fn read(c: &mut Context<'_>) -> Run {
 pub(crate) fn write(c: &mut Context<'_>) -> Run {
     let range = c.transfer()?;
     let fua = c.fua();
+    let block = c.lu.geometry.block_size.bytes() as usize;
+    let (came, asked) = (c.data_out.len(), range.len());
+    if (came as u64) < asked && !came.is_multiple_of(block) {
+        c.wanted = asked;
+        let data = std::mem::take(&mut c.data_out);
+        let whole = came - came % block;
+        let front = ByteRange::new(range.offset(), whole as u64);
+        let last = ByteRange::new(front.end(), block as u64);
+        let write = BlockRequest::Write { range: front, data: data.slice(0, whole), fua };
+        let rest = Long::merge(Merge::Replace, last, data.slice(whole, came - whole), fua);
+        return c.io(Plan::Long(Box::new(Long::then((whole > 0).then_some(write), rest))));
+    }
     let (range, data) = c.data_for(range)?;
     if range.is_empty() {
         return c.nothing_to_do();
@@ -120,8 +133,7 @@ pub(crate) fn write_and_verify(c: &mut Context<'_>) -> Run {
     // The medium is verified, not a cache before it.
     let write = Some(BlockRequest::Write { range, data: data.clone(), fua: true });
     let expected = if compare { Expected::Data(data) } else { Expected::Readable };
-    let verify = Box::new(Long::verify(range, expected));
-    c.io(Plan::Long(Box::new(Long::WriteVerify { write, verify })))
+    c.io(Plan::Long(Box::new(Long::then(write, Long::verify(range, expected)))))
 }
 
 pub(crate) fn verify(c: &mut Context<'_>) -> Run {
@@ -162,6 +174,28 @@ pub(crate) fn compare_and_write(c: &mut Context<'_>) -> Run {
     c.io(Plan::Single(BlockRequest::CompareAndWrite { range, compare, data, fua }))
 }
 
+/// All of it or nothing, whatever fails meanwhile: the layers below see to that.
+pub(crate) fn write_atomic(c: &mut Context<'_>) -> Run {
+    let range = c.bytes();
+    if range.len() > c.lu.geometry.max_atomic() {
+        return Err(Sense::cdb_field(c.row.span.length_byte(), None).into());
+    }
+    // Whole physical blocks: what a LU with such blocks promises is what hosts expect of it, and what VPD B0 says.
+    let unit = u64::from(physical(c.lu).max(1)) * u64::from(c.lu.geometry.block_size.bytes());
+    if !range.offset().is_multiple_of(unit) {
+        return Err(Sense::cdb_field(2, None).into());
+    }
+    if !range.len().is_multiple_of(unit) {
+        return Err(Sense::cdb_field(c.row.span.length_byte(), None).into());
+    }
+    let fua = c.fua();
+    let data = c.exact_data(range.len())?;
+    if range.is_empty() {
+        return c.nothing_to_do();
+    }
+    c.io(Plan::Single(BlockRequest::WriteAtomic { range, data, fua }))
+}
+
 pub(crate) fn or_write(c: &mut Context<'_>) -> Run {
     let range = c.transfer()?;
     let fua = c.fua();
@@ -169,7 +203,7 @@ pub(crate) fn or_write(c: &mut Context<'_>) -> Run {
     if range.is_empty() {
         return c.nothing_to_do();
     }
-    c.io(Plan::Long(Box::new(Long::or(range, data, fua))))
+    c.io(Plan::Long(Box::new(Long::merge(Merge::Or, range, data, fua))))
 }
 
 /// Requests over a long range, piece by piece.
@@ -272,19 +306,6 @@ pub(crate) fn read_capacity_16(c: &mut Context<'_>) -> Run {
     out.put8(c.lu.physical_exponent());
     out.put16(if c.lu.thin { 0xC000 } else { 0 }); // LBPME, LBPRZ; aligned at LBA 0
     out.zeros(16);
-    Context::data(out, c.length32(10))
-}
-
-pub(crate) fn get_lba_status(c: &mut Context<'_>) -> Run {
-    let from = c.cdb.u64_at(2);
-    let rest = c.lu.geometry.blocks().saturating_sub(from);
-    let mut out = Vec::with_capacity(24);
-    out.put32(20);
-    out.put32(0);
-    out.put64(from);
-    out.put32(u32::try_from(rest).unwrap_or(u32::MAX));
-    out.put8(0); // mapped, or not known: never claims that a block holds nothing
-    out.zeros(3);
     Context::data(out, c.length32(10))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::attention::UnitAttention;
 use crate::context::{Context, Fault, Run};
+use crate::lu::LogicalUnit;
 use crate::sense::{Asc, Sense};
 use crate::wire::{Fields, Put};
 
@@ -16,18 +17,42 @@ pub(crate) struct Parameters {
     pub(crate) d_sense: bool,
     /// TASK ABORTED status for tasks that another nexus aborts.
     pub(crate) tas: bool,
+    /// LBPERE: thresholds of a thin LU are reported.
+    pub(crate) lbpere: bool,
+    /// Fewest units of 1 MiB that may be available before a unit attention says so; 0: disabled.
+    pub(crate) available_threshold: u32,
+    /// Most of them that may be used before one does; 0: disabled.
+    pub(crate) used_threshold: u32,
 }
 
 impl Parameters {
     /// Every changeable bit.
-    const CHANGEABLE: Self = Self { wce: true, swp: true, d_sense: true, tas: true };
+    const CHANGEABLE: Self = Self {
+        wce: true,
+        swp: true,
+        d_sense: true,
+        tas: true,
+        lbpere: true,
+        available_threshold: u32::MAX,
+        used_threshold: u32::MAX,
+    };
 
     pub(crate) fn to_bits(self) -> u8 {
-        u8::from(self.wce) | u8::from(self.swp) << 1 | u8::from(self.d_sense) << 2 | u8::from(self.tas) << 3
+        let flags = [self.wce, self.swp, self.d_sense, self.tas, self.lbpere];
+        flags.into_iter().enumerate().fold(0, |bits, (bit, set)| bits | u8::from(set) << bit)
     }
 
     pub(crate) fn from_bits(bits: u8) -> Self {
-        Self { wce: bits & 1 != 0, swp: bits & 2 != 0, d_sense: bits & 4 != 0, tas: bits & 8 != 0 }
+        let bit = |bit: u8| bits >> bit & 1 == 1;
+        Self {
+            wce: bit(0),
+            swp: bit(1),
+            d_sense: bit(2),
+            tas: bit(3),
+            lbpere: bit(4),
+            available_threshold: 0,
+            used_threshold: 0,
+        }
     }
 }
 
@@ -57,20 +82,29 @@ struct Page {
     code: u8,
     subpage: u8,
     bytes: fn(Parameters, bool) -> Vec<u8>,
+    /// Exists on thin LUs only.
+    thin: bool,
 }
 
 /// PS: parameters can be saved.
 const PS: u8 = 0x80;
 
 /// In ascending order, as MODE SENSE for all pages returns them.
-const PAGES: [Page; 6] = [
-    Page { code: 0x01, subpage: 0, bytes: error_recovery },
-    Page { code: 0x02, subpage: 0, bytes: |_, _| page0(0x02, 0x0E) },
-    Page { code: 0x08, subpage: 0, bytes: caching },
-    Page { code: 0x0A, subpage: 0, bytes: control },
-    Page { code: 0x0A, subpage: 1, bytes: control_extension },
-    Page { code: 0x1C, subpage: 0, bytes: informational_exceptions },
+const PAGES: [Page; 7] = [
+    Page { code: 0x01, subpage: 0, bytes: error_recovery, thin: false },
+    Page { code: 0x02, subpage: 0, bytes: |_, _| page0(0x02, 0x0E), thin: false },
+    Page { code: 0x08, subpage: 0, bytes: caching, thin: false },
+    Page { code: 0x0A, subpage: 0, bytes: control, thin: false },
+    Page { code: 0x0A, subpage: 1, bytes: control_extension, thin: false },
+    Page { code: 0x1C, subpage: 0, bytes: informational_exceptions, thin: false },
+    Page { code: 0x1C, subpage: 2, bytes: provisioning_thresholds, thin: true },
 ];
+
+/// The pages that a LU has.
+fn pages_of(lu: &LogicalUnit) -> impl Iterator<Item = &'static Page> + use<> {
+    let thin = lu.thin;
+    PAGES.iter().filter(move |page| thin || !page.thin)
+}
 
 fn page0(code: u8, len: u8) -> Vec<u8> {
     let mut page = vec![0; 2 + usize::from(len)];
@@ -88,9 +122,10 @@ fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-fn error_recovery(_: Parameters, mask: bool) -> Vec<u8> {
+fn error_recovery(p: Parameters, mask: bool) -> Vec<u8> {
     let mut page = page0(0x01, 0x0A);
     page[2] = fixed(0xC0, mask); // AWRE, ARRE: the array reallocates by itself
+    page[7] = flag(p.lbpere, 0x80);
     page
 }
 
@@ -116,6 +151,7 @@ fn control_extension(_: Parameters, mask: bool) -> Vec<u8> {
     page[0] = PS | 0x40 | 0x0A;
     page[1] = 0x01;
     page[3] = 0x1C;
+    page[4] = fixed(0x06, mask); // TCMOS, SCSIP: SET TIMESTAMP sets the timestamp
     page[6] = fixed(crate::SenseBytes::MAX as u8, mask); // MAXIMUM SENSE DATA LENGTH
     page
 }
@@ -126,10 +162,33 @@ fn informational_exceptions(_: Parameters, mask: bool) -> Vec<u8> {
     page
 }
 
+/// Where the threshold descriptors of the logical block provisioning page are: available space, then used space.
+const THRESHOLDS: [usize; 2] = [16, 24];
+
+/// Logical block provisioning (SBC-4, 6.5.8). SITUA is 0: every nexus hears of a threshold.
+fn provisioning_thresholds(p: Parameters, mask: bool) -> Vec<u8> {
+    let mut page = vec![0; 32];
+    page[..4].copy_from_slice(&[PS | 0x40 | 0x1C, 0x02, 0, 28]);
+    for (at, count, resource, arming) in
+        [(THRESHOLDS[0], p.available_threshold, 1, 0), (THRESHOLDS[1], p.used_threshold, 2, 1)]
+    {
+        page[at] = flag(count != 0, 0x80) | fixed(arming, mask);
+        page[at + 1] = fixed(resource, mask);
+        page[at + 4..at + 8].copy_from_slice(&count.to_be_bytes());
+    }
+    page
+}
+
 /// Reads the changeable parameters out of a page.
 fn parse(code: u8, subpage: u8, page: &[u8], into: &mut Parameters) {
     match (code, subpage) {
+        (0x01, 0) => into.lbpere = page.bit_at(7, 7),
         (0x08, 0) => into.wce = page.bit_at(2, 2),
+        (0x1C, 2) => {
+            let [available, used] =
+                THRESHOLDS.map(|at| if page.bit_at(at, 7) { page.u32_at(at + 4) } else { 0 });
+            (into.available_threshold, into.used_threshold) = (available, used);
+        }
         (0x0A, 0) => {
             into.d_sense = page.bit_at(2, 2);
             into.swp = page.bit_at(4, 3);
@@ -155,11 +214,11 @@ pub(crate) fn sense(c: &mut Context<'_>) -> Run {
     let wanted =
         |page: &Page| (code == 0x3F || page.code == code) && (subpage == 0xFF || page.subpage == subpage);
     let mut pages = Vec::new();
-    for page in PAGES.iter().filter(|page| wanted(page)) {
+    for page in pages_of(c.lu).filter(|page| wanted(page)) {
         pages.extend((page.bytes)(values, mask));
     }
     if pages.is_empty() {
-        let known = code == 0x3F || PAGES.iter().any(|page| page.code == code);
+        let known = code == 0x3F || pages_of(c.lu).any(|page| page.code == code);
         return Err(if known { Sense::cdb_field(3, Some(7)) } else { Sense::cdb_field(2, Some(5)) }.into());
     }
     let mut descriptor = Vec::new();
@@ -225,6 +284,7 @@ pub(crate) fn select(c: &mut Context<'_>) -> Run {
     if changed {
         let me = c.nexus_id;
         c.lu.establish(UnitAttention::ModeParametersChanged, |id| id != me);
+        c.lu.check_thresholds();
     }
     if save && c.lu.mode.saved != Some(new) {
         c.lu.mode.saved = Some(new);
@@ -257,7 +317,7 @@ fn select_page(c: &Context<'_>, rest: &[u8], at: usize, new: &mut Parameters) ->
         false => (0, 2 + usize::from(rest.u8_at(1))),
         true => (rest.u8_at(1), 4 + usize::from(rest.u16_at(2))),
     };
-    let Some(page) = PAGES.iter().find(|p| p.code == code && p.subpage == subpage) else {
+    let Some(page) = pages_of(c.lu).find(|p| p.code == code && p.subpage == subpage) else {
         return Err(wrong(0));
     };
     let current = (page.bytes)(c.lu.mode.current, false);

@@ -15,6 +15,7 @@ pub(crate) fn request_sense(c: &mut Context<'_>) -> Run {
     let sense = attention
         .map(UnitAttention::sense)
         .or_else(|| c.lu.not_ready(crate::commands::Access::Active))
+        .or_else(|| c.lu.sanitize_sense())
         .or_else(|| {
             let absent = Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT);
             (!c.lu.loaded).then_some(absent)
@@ -36,6 +37,9 @@ pub(crate) fn report_luns(c: &mut Context<'_>) -> Run {
 /// REPORT LUNS, also where no LU is. The caller clears REPORTED LUNS DATA HAS CHANGED of the nexus.
 pub(crate) fn luns(nexus: &Nexus, cdb: &[u8]) -> Result<Outcome, Sense> {
     let allocation = cdb.u32_at(6) as usize;
+    if allocation < 16 {
+        return Err(Sense::cdb_field(6, None));
+    }
     let all = match cdb.u8_at(2) {
         0x00 | 0x02 => true,
         0x01 => false, // well-known LUs only: there is none beside REPORT LUNS itself, which is not reported
@@ -178,9 +182,4 @@ pub(crate) fn read_defect_data_10(c: &mut Context<'_>) -> Run {
 
 pub(crate) fn read_defect_data_12(c: &mut Context<'_>) -> Run {
     Context::data(vec![0, c.cdb.u8_at(1) & 0x1F, 0, 0, 0, 0, 0, 0], c.length32(6))
-}
-
-/// SEND DIAGNOSTIC (SPC-4, 6.42), which SBC demands: the default self-test of a LU that is served finds nothing.
-pub(crate) fn send_diagnostic(_: &mut Context<'_>) -> Run {
-    Context::good()
 }

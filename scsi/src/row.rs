@@ -14,6 +14,8 @@ pub(crate) enum Span {
     Sixteen,
     /// 64-bit LBA and one byte of length.
     CompareAndWrite,
+    /// 64-bit LBA and two bytes of length at the end.
+    Atomic,
     /// 64-bit LBA that must exist.
     Lba,
 }
@@ -31,6 +33,7 @@ impl Span {
             Self::Twelve => (u64::from(cdb.u32_at(2)), u64::from(cdb.u32_at(6))),
             Self::Sixteen => (cdb.u64_at(2), u64::from(cdb.u32_at(10))),
             Self::CompareAndWrite => (cdb.u64_at(2), u64::from(cdb.u8_at(13))),
+            Self::Atomic => (cdb.u64_at(2), u64::from(cdb.u16_at(12))),
             Self::Lba => (cdb.u64_at(2), 1),
         };
         Some((lba, blocks))
@@ -42,6 +45,7 @@ impl Span {
             Self::None | Self::Six => 4,
             Self::Ten => 7,
             Self::Twelve => 6,
+            Self::Atomic => 12,
             Self::Sixteen | Self::Lba => 10,
             Self::CompareAndWrite => 13,
         }
@@ -57,13 +61,11 @@ pub(crate) enum Conflict {
     WriterUnless(u8, u8),
     /// Passes the Write Exclusive types.
     Reader,
-    /// Passes persistent reservations, not RESERVE of another nexus (SPC-2).
+    /// Passes persistent reservations, not RESERVE of SPC-2.
     PersistentOnly,
-    /// PERSISTENT RESERVE IN: passes persistent reservations, but no RESERVE of SPC-2, not even one's own (SPC-2, 5.5.1).
-    PersistentIn,
     /// Always passes.
     Free,
-    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has: not even one's own lets it pass.
+    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has.
     PersistentOut,
     /// RESERVE and RELEASE of SPC-2: their handlers decide (CRH).
     Legacy,

@@ -1,20 +1,24 @@
-//! The record of a LU that outlives the process: saved mode pages and reservations. Its bytes: docs/design/scsi.md.
+//! The record of a LU that outlives the process: saved mode pages, reservations, names, and a SANITIZE under way. Its bytes: docs/design/scsi.md.
 
 use bytes::Bytes;
 
+use crate::identify::Names;
 use crate::mode::Parameters;
 use crate::port::{InitiatorPort, MAX_NAME};
 use crate::reservation::{Kind, MAX_REGISTRATIONS, NexusName, Registration, Reservation, Reservations};
+use crate::sanitize::{Method, Sanitize};
 use crate::wire::{Fields, Put};
 
 const MAGIC: u32 = u32::from_be_bytes(*b"TLSC");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// What a record holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) mode: Option<Parameters>,
     pub(crate) reservations: Reservations,
+    pub(crate) sanitize: Option<Sanitize>,
+    pub(crate) names: Names,
 }
 
 fn put_name(out: &mut Vec<u8>, who: &NexusName) {
@@ -26,12 +30,76 @@ fn put_name(out: &mut Vec<u8>, who: &NexusName) {
     out.extend_from_slice(&name[..usize::from(len)]);
 }
 
-pub(crate) fn encode(mode: Option<Parameters>, state: &Reservations) -> Bytes {
+/// Flags of the record.
+mod flag {
+    pub(super) const PERSIST: u8 = 0x01;
+    pub(super) const SANITIZE: u8 = 0x02;
+    pub(super) const NAMES: u8 = 0x04;
+}
+
+fn put_sanitize(out: &mut Vec<u8>, operation: &Sanitize) {
+    let (method, passes, invert, pattern) = match &operation.method {
+        Method::Overwrite { pattern, passes, invert } => (1, *passes, *invert, &pattern[..]),
+        Method::BlockErase => (2, 0, false, &[][..]),
+    };
+    out.put8(method);
+    out.put8(u8::from(operation.unrestricted) | u8::from(operation.failed) << 1 | u8::from(invert) << 2);
+    out.put8(passes);
+    out.put8(0);
+    out.put16(pattern.len() as u16);
+    out.extend_from_slice(pattern);
+}
+
+fn parse_sanitize(bytes: &mut &[u8]) -> Option<Sanitize> {
+    let fixed = take(bytes, 6)?;
+    let pattern = Bytes::copy_from_slice(take(bytes, usize::from(fixed.u16_at(4)))?);
+    let (passes, invert) = (fixed.u8_at(2), fixed.bit_at(1, 2));
+    let method = match fixed.u8_at(0) {
+        1 if !pattern.is_empty() && (1..=31).contains(&passes) => {
+            Method::Overwrite { pattern, passes, invert }
+        }
+        2 if pattern.is_empty() && passes == 0 && !invert => Method::BlockErase,
+        _ => return None,
+    };
+    let mut operation = Sanitize::new(method, fixed.bit_at(1, 0));
+    operation.failed = fixed.bit_at(1, 1);
+    (fixed.u8_at(1) & !7 == 0 && fixed.u8_at(3) == 0).then_some(operation)
+}
+
+fn put_names(out: &mut Vec<u8>, names: &Names) {
+    for name in names.each() {
+        out.put16(name.len() as u16);
+        out.extend_from_slice(name);
+    }
+}
+
+fn parse_names(bytes: &mut &[u8]) -> Option<Names> {
+    let mut names = Names::default();
+    for kind in [Names::INFORMATION, Names::TEXT] {
+        let len = usize::from(take(bytes, 2)?.u16_at(0));
+        if !names.set(kind, take(bytes, len)?) {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+pub(crate) fn encode(
+    mode: Option<Parameters>,
+    state: &Reservations,
+    sanitize: Option<&Sanitize>,
+    names: &Names,
+) -> Bytes {
     let mut out = Vec::with_capacity(32 + 64 * state.registrations.len());
     out.put32(MAGIC);
     out.put16(VERSION);
     out.put8(mode.map_or(0, |p| 0x80 | p.to_bits()));
-    out.put8(u8::from(state.persist));
+    let has = |is: bool, flag: u8| if is { flag } else { 0 };
+    out.put8(
+        has(state.persist, flag::PERSIST)
+            | has(sanitize.is_some(), flag::SANITIZE)
+            | has(!names.is_empty(), flag::NAMES),
+    );
     out.put32(state.generation);
     out.put16(state.registrations.len() as u16);
     match &state.reservation {
@@ -48,6 +116,16 @@ pub(crate) fn encode(mode: Option<Parameters>, state: &Reservations) -> Bytes {
     }
     if let Some(holder) = state.reservation.as_ref().and_then(|r| r.holder.as_ref()) {
         put_name(&mut out, holder);
+    }
+    if let Some(mode) = mode {
+        out.put32(mode.available_threshold);
+        out.put32(mode.used_threshold);
+    }
+    if let Some(operation) = sanitize {
+        put_sanitize(&mut out, operation);
+    }
+    if !names.is_empty() {
+        put_names(&mut out, names);
     }
     out.into()
 }
@@ -76,7 +154,7 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
     if header.u32_at(0) != MAGIC || header.u16_at(4) != VERSION {
         return None;
     }
-    let mode = header.bit_at(6, 7).then(|| Parameters::from_bits(header.u8_at(6) & 0x7F));
+    let mut mode = header.bit_at(6, 7).then(|| Parameters::from_bits(header.u8_at(6) & 0x7F));
     let count = usize::from(header.u16_at(12));
     if count > MAX_REGISTRATIONS {
         return None;
@@ -111,7 +189,14 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
         }
         state.reservation = Some(Reservation { kind, holder });
     }
-    bytes.is_empty().then_some(Saved { mode, reservations: state })
+    if let Some(mode) = &mut mode {
+        let thresholds = take(&mut bytes, 8)?;
+        (mode.available_threshold, mode.used_threshold) = (thresholds.u32_at(0), thresholds.u32_at(4));
+    }
+    let flags = header.u8_at(7);
+    let sanitize = if flags & flag::SANITIZE != 0 { Some(parse_sanitize(&mut bytes)?) } else { None };
+    let names = if flags & flag::NAMES != 0 { parse_names(&mut bytes)? } else { Names::default() };
+    bytes.is_empty().then_some(Saved { mode, reservations: state, sanitize, names })
 }
 
 #[cfg(test)]
@@ -127,20 +212,30 @@ mod tests {
         let mut reservations = Reservations { persist: true, ..Reservations::default() };
         assert!(reservations.register(std::slice::from_ref(&who), 99, true));
         reservations.reserve(&who, Kind::WriteExclusiveRegistrantsOnly);
-        Saved { mode: Some(Parameters { wce: true, swp: true, ..Parameters::default() }), reservations }
+        let mode = Parameters { wce: true, swp: true, used_threshold: 77, ..Parameters::default() };
+        let method = Method::Overwrite { pattern: Bytes::from_static(b"abc"), passes: 3, invert: true };
+        let mut sanitize = Sanitize::new(method, true);
+        sanitize.failed = true;
+        let mut names = Names::default();
+        assert!(names.set(Names::TEXT, b"database\0"));
+        Saved { mode: Some(mode), reservations, sanitize: Some(sanitize), names }
+    }
+
+    fn whole(saved: &Saved) -> Bytes {
+        encode(saved.mode, &saved.reservations, saved.sanitize.as_ref(), &saved.names)
     }
 
     #[test]
     fn round_trips() {
         let saved = example();
-        assert_eq!(parse(&encode(saved.mode, &saved.reservations)), Some(saved));
-        assert_eq!(parse(&encode(None, &Reservations::default())), Some(Saved::default()));
+        assert_eq!(parse(&whole(&saved)), Some(saved));
+        assert_eq!(parse(&whole(&Saved::default())), Some(Saved::default()));
     }
 
     #[test]
     fn a_cut_or_longer_record_is_refused() {
         let saved = example();
-        let whole = encode(saved.mode, &saved.reservations);
+        let whole = whole(&saved);
         for len in 0..whole.len() {
             assert_eq!(parse(&whole[..len]), None, "cut at {len}");
         }
@@ -153,7 +248,7 @@ mod tests {
         #[test]
         fn foreign_bytes_never_panic(at in 0usize..80, value: u8, tail in proptest::collection::vec(any::<u8>(), 0..64)) {
             let saved = example();
-            let mut bytes = encode(saved.mode, &saved.reservations).to_vec();
+            let mut bytes = whole(&saved).to_vec();
             if let Some(byte) = bytes.get_mut(at) { *byte = value; }
             let _ = parse(&bytes);
             bytes.extend(tail);

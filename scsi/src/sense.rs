@@ -62,6 +62,7 @@ impl Asc {
     pub const OPERATION_IN_PROGRESS: Self = Self(0x00, 0x16);
     pub const BECOMING_READY: Self = Self(0x04, 0x01);
     pub const NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x04, 0x02);
+    pub const SANITIZE_IN_PROGRESS: Self = Self(0x04, 0x1B);
     pub const TARGET_PORT_IN_STANDBY: Self = Self(0x04, 0x0B);
     pub const TARGET_PORT_UNAVAILABLE: Self = Self(0x04, 0x0C);
     pub const UNREACHABLE_COPY_TARGET: Self = Self(0x08, 0x04);
@@ -100,6 +101,7 @@ impl Asc {
     pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2C, 0x00);
     pub const INVALID_MESSAGE: Self = Self(0x49, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self(0x44, 0x00);
+    pub const SANITIZE_COMMAND_FAILED: Self = Self(0x31, 0x03);
     pub const MEDIUM_NOT_PRESENT: Self = Self(0x3A, 0x00);
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self(0x53, 0x02);
@@ -129,6 +131,8 @@ pub struct Sense {
     pub information: Option<u64>,
     /// Where an illegal request is wrong.
     pub field: Option<FieldPointer>,
+    /// PROGRESS INDICATION of an operation under way, part of 65536.
+    pub progress: Option<u16>,
     /// What COPY ABORTED says beyond that.
     pub copy: Option<CopyFailure>,
 }
@@ -167,7 +171,7 @@ impl Forwarded {
 impl Sense {
     /// Sense data of a key and a code.
     pub const fn new(key: SenseKey, asc: Asc) -> Self {
-        Self { key, asc, information: None, field: None, copy: None }
+        Self { key, asc, information: None, field: None, progress: None, copy: None }
     }
 
     /// ILLEGAL REQUEST with that code.
@@ -187,6 +191,22 @@ impl Sense {
         let mut sense = Self::illegal(Asc::INVALID_FIELD_IN_PARAMETER_LIST);
         sense.field = Some(FieldPointer { in_cdb: false, byte, bit: None });
         sense
+    }
+
+    /// The same with PROGRESS INDICATION.
+    #[must_use]
+    pub const fn with_progress(mut self, progress: u16) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// SENSE KEY SPECIFIC, valid (SPC-5, 4.5.2.4).
+    fn specific(&self) -> Option<[u8; 3]> {
+        let progress = self.progress.map(|progress| {
+            let [high, low] = progress.to_be_bytes();
+            [0x80, high, low]
+        });
+        self.field.map(|field| self.field_bytes(field)).or(progress)
     }
 
     /// The same with INFORMATION.
@@ -231,8 +251,8 @@ impl Sense {
             b[0] |= 0x80;
             b[3..7].copy_from_slice(&information.to_be_bytes());
         }
-        if let Some(field) = self.field {
-            b[15..18].copy_from_slice(&self.field_bytes(field));
+        if let Some(specific) = self.specific() {
+            b[15..18].copy_from_slice(&specific);
         }
         if let Some(copy) = self.copy {
             b[10..12].copy_from_slice(&copy.segment.to_be_bytes());
@@ -263,9 +283,9 @@ impl Sense {
             b[at + 10..at + 12].copy_from_slice(&copy.segment.to_be_bytes());
             at += 12;
         }
-        if let Some(field) = self.field {
+        if let Some(specific) = self.specific() {
             b[at..at + 4].copy_from_slice(&[0x02, 0x06, 0x00, 0x00]);
-            b[at + 4..at + 7].copy_from_slice(&self.field_bytes(field));
+            b[at + 4..at + 7].copy_from_slice(&specific);
             at += 8;
         }
         if let Some(forwarded) = self.copy.and_then(|copy| copy.forwarded) {

@@ -9,8 +9,6 @@ mod conformance;
 mod copies;
 mod guest;
 mod pair;
-mod persona;
-mod personas;
 mod process;
 mod runner;
 mod trouble;
@@ -32,7 +30,6 @@ fn main() -> ExitCode {
     cases.extend(boot::cases());
     cases.extend(copies::cases());
     cases.extend(trouble::cases());
-    cases.extend(personas::cases());
     cases.extend(guest::cases());
     runner::run(cases)
 }

@@ -10,7 +10,6 @@
 //! `docs/design/fuzzing.md` says what is checked and why this is enough to be useful.
 
 mod array;
-mod copy_lists;
 mod engine;
 mod initiator;
 mod input;

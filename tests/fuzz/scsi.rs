@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::{
-    BlockError, BlockRequest, BlockResult, BlockSize, Geometry, Payload, UnmapSupport, compare,
+    Allocation, BlockError, BlockRequest, BlockResult, BlockSize, ByteRange, Geometry, Payload, UnmapSupport,
+    compare,
 };
 use twinlun_scsi::{
     Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, Moment, NexusId,
@@ -13,7 +14,6 @@ use twinlun_scsi::{
     TaskManagement, UnitAttention, describe, lun, needs_moment,
 };
 
-use crate::copy_lists;
 use crate::engine::{Probe, Target};
 use crate::input::{Source, pattern};
 
@@ -124,6 +124,78 @@ fn table() -> &'static [Vec<u8>] {
     })
 }
 
+/// A parameter list of EXTENDED COPY(LID1) that may be right.
+fn extended_copy(source: &mut Source<'_>) -> Vec<u8> {
+    let (targets, segments) = (1 + source.below(3), source.below(4));
+    let mut list = vec![source.byte() % 4, source.pick(&[0, 0x10, 0x18, 0x08]), 0, 32 * targets as u8];
+    list.resize(16, 0);
+    for _ in 0..targets {
+        let mut target = [0; 32];
+        target[..8].copy_from_slice(&[0xE4, 0, 0, 0, 1, 3, 0, 16]);
+        target[8..24].copy_from_slice(&[
+            0x60,
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+            7,
+            8,
+            9,
+            10,
+            11,
+            12,
+            13,
+            14,
+            source.byte() % 3,
+        ]);
+        target[28] = source.pick(&[0, 4]);
+        list.extend(target);
+    }
+    let start = list.len();
+    for _ in 0..segments {
+        let offsets = source.rarely(4);
+        let mut segment =
+            vec![if offsets { 0x0A } else { 0x02 }, source.byte() & 3, 0, if offsets { 28 } else { 24 }];
+        segment.extend([0, source.byte() % 3, 0, source.byte() % 3, 0, 0, source.byte() & 1, source.byte()]);
+        segment.extend((source.number() % 600).to_be_bytes());
+        segment.extend((source.number() % 600).to_be_bytes());
+        if offsets {
+            segment.extend([source.byte() & 2, 0, source.byte() & 2, source.byte() & 1]);
+        }
+        list.extend(segment);
+    }
+    let len = (list.len() - start) as u32;
+    list[8..12].copy_from_slice(&len.to_be_bytes());
+    list
+}
+
+/// A parameter list of POPULATE TOKEN, or of WRITE USING TOKEN with a token that may exist.
+fn token_list(source: &mut Source<'_>, write: bool) -> Vec<u8> {
+    let mut list = vec![0; if write { 536 } else { 16 }];
+    list[2] = source.byte() & 2 * u8::from(write);
+    if write {
+        list[15] = source.byte() % 2;
+        let kind: u32 = source.pick(&[0x0080_0001, 0xFFFF_0001]);
+        list[16..20].copy_from_slice(&kind.to_be_bytes());
+        list[22..24].copy_from_slice(&[0x01, 0xF8]);
+        list[31] = 1 + source.byte() % 4;
+        list[496..528].fill(7);
+    }
+    let start = list.len();
+    for _ in 0..1 + source.below(3) {
+        list.extend((source.number() % 520).to_be_bytes());
+        list.extend((source.number() as u32 % 40).to_be_bytes());
+        list.extend([0; 4]);
+    }
+    let ranges = (list.len() - start) as u16;
+    list[start - 2..start].copy_from_slice(&ranges.to_be_bytes());
+    let all = list.len() as u16 - 2;
+    list[..2].copy_from_slice(&all.to_be_bytes());
+    list
+}
+
 /// A LU in memory.
 struct Disk {
     bytes: Vec<u8>,
@@ -145,7 +217,7 @@ impl Disk {
         let area = &mut self.bytes[at];
         match request {
             BlockRequest::Read { .. } => return Ok(area.to_vec().into()),
-            BlockRequest::Write { data, .. } => {
+            BlockRequest::Write { data, .. } | BlockRequest::WriteAtomic { data, .. } => {
                 assert_eq!(data.len(), area.len(), "a write brings what it announces");
                 data.copy_to_slice(area);
             }
@@ -359,13 +431,13 @@ impl Rig<'_> {
             }
             6 => {
                 cdb[0] = 0x83;
-                copy_lists::extended_copy(source)
+                extended_copy(source)
             }
             _ => {
                 cdb[0] = 0x83;
                 cdb[1] = 0x10 + source.byte() % 2;
                 cdb[9] = source.byte() % 4;
-                copy_lists::token(source, cdb[1] == 0x11)
+                token_list(source, cdb[1] == 0x11)
             }
         };
         if !list.is_empty() && source.rarely(3) {
@@ -421,6 +493,12 @@ impl Rig<'_> {
                         return;
                     }
                 }
+            }
+            Outcome::LbaStatus(asked) => {
+                assert!(!fenced && !standby);
+                let half = asked.range().len() / 2;
+                let front = Allocation { range: ByteRange::new(asked.range().offset(), half), mapped: false };
+                asked.finish(Ok(vec![front]))
             }
             Outcome::Settle(settle) => {
                 if let Some(record) = &settle.record {

@@ -53,7 +53,16 @@ pub(crate) fn abort(c: &mut Across<'_>) -> Run {
     let abort = vec![Abort { task: operation.task, running: true, report: true }];
     let lu = c.home;
     let (then, otherwise) = (Reply::good(), Reply::good());
-    Ok(Outcome::Settle(Box::new(Settle { lu, record: None, abort, release: Vec::new(), then, otherwise })))
+    Ok(Outcome::Settle(Box::new(Settle {
+        lu,
+        record: None,
+        abort,
+        release: Vec::new(),
+        sanitize: None,
+        sanitize_left: false,
+        then,
+        otherwise,
+    })))
 }
 
 pub(crate) fn status_lid1(c: &mut Across<'_>) -> Run {

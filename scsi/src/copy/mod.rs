@@ -139,6 +139,9 @@ impl<'a> World<'a> {
         if unit.stops(!write, nexus) {
             return Err(Denied::Says(Status::ReservationConflict, None));
         }
+        if let Some(sense) = unit.sanitize_sense() {
+            return Err(Denied::Says(Status::CheckCondition, Some(sense)));
+        }
         if !unit.loaded {
             let sense = Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT);
             return Err(Denied::Says(Status::CheckCondition, Some(sense)));

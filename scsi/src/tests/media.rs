@@ -1,5 +1,7 @@
 //! Block commands.
 
+use twinlun_block::ByteRange;
+
 use super::*;
 
 const LAST: u32 = BLOCKS as u32 - 1;
@@ -49,15 +51,21 @@ fn the_end_of_the_lu_is_the_end() {
 }
 
 #[test]
-fn short_data_out_writes_whole_blocks_and_no_halves() {
+fn short_data_out_writes_what_came_and_leaves_the_rest() {
     let mut rig = Rig::new();
     let a = rig.open("a");
     let reply = rig.send(a, &ten(0x2A, 0, 0, 2), filled(9, 1));
     assert_eq!((reply.status, reply.data_out_len), (Status::Good, 2 * BS as u64));
     assert_eq!((rig.disk[BS - 1], rig.disk[BS]), (9, 0));
-    let reply = rig.send(a, &ten(0x2A, 0, 0, 1), vec![8; 200]);
-    expect_sense(&reply, &[0x2A], SenseKey::IllegalRequest, Asc::INVALID_FIELD_IN_INFORMATION_UNIT);
-    assert_eq!((rig.disk[0], reply.data_out_len), (9, BS as u64));
+    let reply = rig.send(a, &ten(0x2A, 0, 0, 3), vec![8; BS + 200]);
+    assert_eq!((reply.status, reply.data_out_len), (Status::Good, 3 * BS as u64), "the residual is told");
+    assert_eq!([rig.disk[BS - 1], rig.disk[BS + 199], rig.disk[BS + 200]], [8, 8, 0], "what came is written");
+    assert!(
+        matches!(rig.requests.last(), Some(BlockRequest::CompareAndWrite { .. })),
+        "and nobody's write is lost"
+    );
+    let reply = rig.send(a, &ten(0x2E, 2, 0, 1), vec![8; 200]);
+    expect_sense(&reply, &[0x2E], SenseKey::IllegalRequest, Asc::INVALID_FIELD_IN_INFORMATION_UNIT);
     let reply = rig.send(a, &ten(0x2A, 0, 0, 1), vec![]);
     assert_eq!(
         (reply.status, reply.data_out_len),
@@ -373,4 +381,93 @@ fn a_small_write_reaches_the_layer_in_the_segment_it_came_in() {
     rig.good(a, &ten(0x2A, 0, 0, 8), Payload::from(data));
     let Some(BlockRequest::Write { data, .. }) = rig.requests.last() else { panic!("a write") };
     assert_eq!(data.segments()[0].as_ptr(), at, "not copied");
+}
+
+#[test]
+fn an_atomic_write_is_one_request_within_the_limit() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    let atomic = |lba: u64, blocks: u16| {
+        let mut cdb = sixteen(0x9C, 0, lba, 0);
+        cdb[12..14].copy_from_slice(&blocks.to_be_bytes());
+        cdb
+    };
+    rig.good(a, &atomic(7, 256), filled(5, 256));
+    assert!(matches!(rig.requests[..], [BlockRequest::WriteAtomic { .. }]));
+    rig.good(a, &atomic(0, 0), vec![]);
+    let sense = rig.sense_with(
+        a,
+        &atomic(0, 257),
+        filled(5, 257),
+        SenseKey::IllegalRequest,
+        Asc::INVALID_FIELD_IN_CDB,
+    );
+    assert_eq!(sense[17], 12, "points at the transfer length");
+    let key = SenseKey::IllegalRequest;
+    rig.sense_with(a, &atomic(0, 2), filled(5, 1), key, Asc::INVALID_FIELD_IN_INFORMATION_UNIT);
+    rig.illegal(a, &atomic(LAST.into(), 2), Asc::LBA_OUT_OF_RANGE);
+    let mut boundary = atomic(0, 2);
+    boundary[11] = 1;
+    rig.sense_with(a, &boundary, filled(5, 2), key, Asc::INVALID_FIELD_IN_CDB);
+    let limits = rig.good(a, &[0x12, 1, 0xB0, 0, 255, 0], vec![]);
+    assert_eq!(limits.len(), 64);
+    assert_eq!(limits[44..48], 256u32.to_be_bytes(), "MAXIMUM ATOMIC TRANSFER LENGTH");
+    assert_eq!(limits[48..64], [0; 16], "no alignment, no granularity, no boundaries");
+    let traits = LuTraits { physical_block: 4096, ..LuTraits::default() };
+    let mut rig = Rig::with(LuDescription { traits, ..description(None) });
+    let a = rig.open("a");
+    let limits = rig.good(a, &[0x12, 1, 0xB0, 0, 255, 0], vec![]);
+    assert_eq!(limits[48..56], [0, 0, 0, 8, 0, 0, 0, 8], "whole physical blocks");
+    rig.good(a, &atomic(8, 16), filled(5, 16));
+    rig.sense_with(a, &atomic(1, 8), filled(5, 8), key, Asc::INVALID_FIELD_IN_CDB);
+    rig.sense_with(a, &atomic(8, 9), filled(5, 9), key, Asc::INVALID_FIELD_IN_CDB);
+}
+
+#[test]
+fn lba_status_tells_what_is_taken() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    let run = |offset: u64, len: u64, mapped| Allocation { range: ByteRange::new(offset, len), mapped };
+    let bs = BS as u64;
+    // A hole that begins and ends within blocks.
+    rig.allocation =
+        Some(vec![run(0, 1000, true), run(1000, 5000, false), run(6000, BLOCKS * bs - 6000, true)]);
+    let status = |lba: u64, len: u32| {
+        let mut cdb = sixteen(0x9E, 0, lba, len);
+        cdb[1] = 0x12;
+        cdb
+    };
+    let descriptors = |data: &[u8]| -> Vec<(u64, u32, u8)> {
+        data[8..]
+            .chunks(16)
+            .map(|d| {
+                let lba = u64::from_be_bytes(d[..8].try_into().unwrap());
+                (lba, u32::from_be_bytes(d[8..12].try_into().unwrap()), d[12])
+            })
+            .collect()
+    };
+    let data = rig.good(a, &status(0, 4096), vec![]);
+    assert_eq!(u32::from_be_bytes(data[..4].try_into().unwrap()) as usize, data.len() - 4);
+    assert_eq!(descriptors(&data), [(0, 2, 0), (2, 9, 1), (11, BLOCKS as u32 - 11, 0)]);
+    assert_eq!(
+        descriptors(&rig.good(a, &status(0, 24), vec![])),
+        [(0, 2, 0)],
+        "as many as there is room for"
+    );
+    assert_eq!(rig.good(a, &status(0, 10), vec![]).len(), 10);
+    rig.fail = Some(BlockError::NotReady);
+    rig.sense(a, &status(0, 24), SenseKey::NotReady, Asc::BECOMING_READY);
+}
+
+#[test]
+fn lba_status_cuts_runs_that_a_descriptor_cannot_count() {
+    let mut rig = Rig::new();
+    let a = rig.open("a");
+    rig.device.set_geometry(LU, Geometry { size: 1 << 42, ..geometry() });
+    rig.sense(a, &[0; 6], SenseKey::UnitAttention, Asc(0x2A, 0x09));
+    let mut cdb = sixteen(0x9E, 0, 0, 4096);
+    cdb[1] = 0x12;
+    let data = rig.good(a, &cdb, vec![]);
+    assert_eq!(data.len(), 8 + 3 * 16, "2^33 blocks");
+    assert_eq!(data[16..20], [0xFF; 4]);
 }

@@ -9,6 +9,8 @@ mod media;
 mod medium_state;
 mod parameters;
 mod reservations;
+mod sanitize;
+mod services;
 mod table;
 mod tokens;
 
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use twinlun_block::{
-    BlockError, BlockRequest, BlockResult, BlockSize, Geometry, Payload, UnmapSupport, compare,
+    Allocation, BlockError, BlockRequest, BlockResult, BlockSize, Geometry, Payload, UnmapSupport, compare,
 };
 
 use crate::*;
@@ -43,6 +45,8 @@ pub(crate) struct Rig {
     /// The next requests fail like this.
     pub(crate) fail: Option<BlockError>,
     pub(crate) requests: Vec<BlockRequest>,
+    /// What GET LBA STATUS is told; everything is mapped without.
+    pub(crate) allocation: Option<Vec<Allocation>>,
 }
 
 pub(crate) fn port(relative_id: u16) -> TargetPort {
@@ -108,6 +112,7 @@ impl Rig {
             aborts: Vec::new(),
             fail: None,
             requests: Vec::new(),
+            allocation: None,
         }
     }
 
@@ -120,6 +125,13 @@ impl Rig {
         let map = [(0, LU)].into_iter().collect();
         let nexus = self.device.open_nexus(initiator(name), port(port_id), map);
         self.sense(nexus, &[0; 6], SenseKey::UnitAttention, Asc(0x29, 0x00));
+        nexus
+    }
+
+    /// The same at a LU that is being sanitized, or could not be.
+    pub(crate) fn open_refused(&mut self, name: &str) -> NexusId {
+        let nexus = self.open(name);
+        self.sense(nexus, &[0; 6], SenseKey::NotReady, Asc::SANITIZE_IN_PROGRESS);
         nexus
     }
 
@@ -138,9 +150,49 @@ impl Rig {
             Outcome::Settle(settle) => {
                 self.record = settle.record;
                 self.aborts = settle.abort;
-                settle.then
+                if settle.sanitize_left {
+                    self.device.sanitize_left(LU);
+                }
+                match settle.sanitize {
+                    Some(SanitizeStart { waits: true }) => {
+                        self.sanitize();
+                        self.device.sanitize_reply(LU)
+                    }
+                    _ => settle.then,
+                }
+            }
+            Outcome::LbaStatus(asked) => {
+                let found = self
+                    .allocation
+                    .clone()
+                    .unwrap_or(vec![Allocation { range: asked.range(), mapped: true }]);
+                asked.finish(self.fail.map_or(Ok(found), Err))
             }
         }
+    }
+
+    /// Runs an operation to its end, or to its failure.
+    pub(crate) fn sanitize(&mut self) {
+        for _ in 0..10_000 {
+            match self.device.sanitize_step(LU) {
+                SanitizeStep::Idle => return,
+                SanitizeStep::Submit(request) => {
+                    self.requests.push(request.clone());
+                    let result = self.serve(LU, request.clone()).map(drop);
+                    if !self.device.sanitize_done(LU, &request, result) {
+                        return;
+                    }
+                }
+                SanitizeStep::Store(record) => {
+                    self.record = Some(record);
+                    self.device.sanitize_end(LU);
+                    if self.device.sanitizing().is_empty() {
+                        return;
+                    }
+                }
+            }
+        }
+        panic!("an operation never ends");
     }
 
     /// What a third-party copy is told: a clock, and randomness that differs each time.
@@ -179,7 +231,9 @@ impl Rig {
         let area = &mut disk[at];
         match request {
             BlockRequest::Read { .. } => return Ok(area.to_vec().into()),
-            BlockRequest::Write { data, .. } => data.copy_to_slice(area),
+            BlockRequest::Write { data, .. } | BlockRequest::WriteAtomic { data, .. } => {
+                data.copy_to_slice(area);
+            }
             BlockRequest::Flush => {}
             BlockRequest::Unmap { .. } | BlockRequest::WriteZeroes { .. } => area.fill(0),
             BlockRequest::CompareAndWrite { compare: expected, data, .. } => {

@@ -108,6 +108,8 @@ pub struct Limits {
     pub ping_seconds: u64,
     /// Seconds a ping may go unanswered before the connection is closed.
     pub ping_answer_seconds: u64,
+    /// Bytes that SANITIZE writes to a LU in a second; 0: as many as it can.
+    pub sanitize_rate: u64,
 }
 
 impl Default for Limits {
@@ -118,6 +120,7 @@ impl Default for Limits {
             login_seconds: 15,
             ping_seconds: 30,
             ping_answer_seconds: 30,
+            sanitize_rate: 48 << 20,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use twinlun_io::{Instant, Outbox, Stream};
 use twinlun_iscsi::login::LoginStatus;
@@ -19,11 +20,12 @@ use twinlun_iscsi::target::{
     TaskManagementResponse, Tsih,
 };
 use twinlun_scsi::{
-    Abort, Admission, Command, Io, NexusId, Outcome, Reply, Settle, Status, Task, TaskAttribute, needs_moment,
+    Abort, Admission, Command, Io, LbaStatus, LuId, NexusId, Outcome, Reply, SanitizeStart, Settle, Status,
+    Task, TaskAttribute, needs_moment, needs_time,
 };
 
 use crate::directory::DirectoryView;
-use crate::processor::{Next, Pending, Processor};
+use crate::processor::{Pending, Processor};
 
 /// While this much waits to be sent, nothing more is received from the host.
 const SEND_HIGH_WATER: usize = 4 << 20;
@@ -338,6 +340,10 @@ impl HostConnection {
     }
 
     fn execute(self: &Rc<Self>, task: Task, command: ScsiCommand, cx: &mut Context<'_>) {
+        if needs_time(&command.cdb) {
+            let time = self.processor.shard.unix_time();
+            self.processor.device.borrow_mut().set_time(time);
+        }
         let command = (
             command.lun,
             Command {
@@ -350,6 +356,7 @@ impl HostConnection {
             Outcome::Done(reply) => self.finish(task, reply),
             Outcome::Io(io) => self.run_steps(task, io, cx),
             Outcome::Settle(settle) => self.settle(task, settle),
+            Outcome::LbaStatus(asked) => self.ask_allocation(task, *asked),
         }
     }
 
@@ -358,8 +365,8 @@ impl HostConnection {
         let mut previous = None;
         loop {
             match self.processor.step(&mut io, previous.take()) {
-                Next::Answer(reply) => return self.finish(task, reply),
-                Next::Submitted(mut pending) => match pending.as_mut().poll(cx) {
+                Err(reply) => return self.finish(task, reply),
+                Ok(mut pending) => match pending.as_mut().poll(cx) {
                     Poll::Ready(result) => previous = Some(result),
                     Poll::Pending => return self.run_as_job(task, io, pending),
                 },
@@ -378,11 +385,22 @@ impl HostConnection {
                     break Reply::with_status(Status::TaskAborted);
                 }
                 match this.processor.step(&mut io, Some(result)) {
-                    Next::Submitted(next) => pending = next,
-                    Next::Answer(reply) => break reply,
+                    Ok(next) => pending = next,
+                    Err(reply) => break reply,
                 }
             };
             this.leave(task, &running, reply);
+        });
+    }
+
+    fn ask_allocation(self: &Rc<Self>, task: Task, asked: LbaStatus) {
+        let Some(volume) = self.processor.volume(asked.lu()) else {
+            return self.finish(task, Reply::with_status(Status::Busy));
+        };
+        let running = self.enter(task.tag);
+        self.spawn(|this| async move {
+            let found = volume.allocation(asked.range(), asked.limit()).await;
+            this.leave(task, &running, asked.finish(found));
         });
     }
 
@@ -390,8 +408,11 @@ impl HostConnection {
     fn settle(self: &Rc<Self>, task: Task, settle: Box<Settle>) {
         let running = self.enter(task.tag);
         // The place in line is taken now: records must be stored in the order of their making.
-        let turn = self.processor.volume(settle.lu).map(|volume| (volume.record_turn(), volume.uuid()));
+        let volume = self.processor.volume(settle.lu);
+        let turn = volume.as_ref().map(|volume| (volume.record_turn(), volume.uuid()));
         self.spawn(|this| async move {
+            let settle = *settle;
+            let lu = settle.lu;
             let stored = match (settle.record, turn) {
                 (Some(record), Some((turn, uuid))) => {
                     let _turn = turn.await;
@@ -400,9 +421,43 @@ impl HostConnection {
                 _ => Ok(()),
             };
             this.processor.settle_aborts(settle.abort, settle.release).await;
-            let reply = if stored.is_ok() { settle.then } else { settle.otherwise };
+            let mut reply = if stored.is_ok() { settle.then } else { settle.otherwise };
+            if settle.sanitize_left && stored.is_ok() {
+                this.processor.device.borrow_mut().sanitize_left(lu);
+            }
+            match settle.sanitize {
+                Some(_) if stored.is_err() => this.processor.device.borrow_mut().sanitize_not_stored(lu),
+                Some(start) => {
+                    let ended = this.sanitize(task, lu, start, &running).await;
+                    if let Some(ended) = ended {
+                        reply = Reply { data_out_len: reply.data_out_len, ..ended };
+                    }
+                }
+                None => {}
+            }
             this.leave(task, &running, reply);
         });
+    }
+
+    /// Begins the operation whose order has been stored. Its outcome, when the command waits for that and is not aborted: an aborted command ends
+    /// nothing.
+    async fn sanitize(&self, task: Task, lu: LuId, start: SanitizeStart, running: &Running) -> Option<Reply> {
+        let volume = self.processor.volume(lu)?;
+        let others = self.processor.device.borrow_mut().sanitize_alone(task);
+        self.processor.settle_aborts(others.abort, others.release).await;
+        let mut over = std::pin::pin!(volume.sanitized().notified());
+        over.as_mut().enable();
+        self.processor.start_sanitizing(lu);
+        while start.waits {
+            let changed = std::pin::pin!(self.changed.notified());
+            if running.aborted.get().is_some() {
+                break;
+            }
+            if let Either::Left(_) = select(over.as_mut(), changed).await {
+                return Some(self.processor.device.borrow().sanitize_reply(lu));
+            }
+        }
+        None
     }
 
     fn enter(&self, tag: u32) -> Rc<Running> {
@@ -471,6 +526,7 @@ impl HostConnection {
         let Some(task) = running.get(&tag) else { return false };
         if task.aborted.get().is_none() {
             task.aborted.set(Some(how));
+            self.changed.notify_waiters();
         }
         true
     }
@@ -493,6 +549,7 @@ impl HostConnection {
                 running.aborted.set(Some(Aborted::Silently));
             }
         }
+        self.changed.notify_waiters();
     }
 
     async fn wait_for_tasks(&self) {

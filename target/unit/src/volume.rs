@@ -1,7 +1,10 @@
 //! A LU as the device server's requests reach it.
 
+use tokio::sync::Notify;
 use twinlun_array::{Lu, Vault};
-use twinlun_block::{BlockLayer, BlockRequest, BlockResult, ByteRange, Geometry, RangeTurns, Turn};
+use twinlun_block::{
+    Allocation, BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, Geometry, RangeTurns, Turn,
+};
 use twinlun_mirror::MirroredLu;
 use uuid::Uuid;
 
@@ -11,15 +14,21 @@ pub(crate) struct Volume {
     layer: MirroredLu<Lu, Vault>,
     /// Saved device server state is stored in the order of its making.
     records: RangeTurns,
+    /// Signalled when an operation on the whole medium is over.
+    sanitized: Notify,
 }
 
 impl Volume {
     pub(crate) fn new(uuid: Uuid, layer: MirroredLu<Lu, Vault>) -> Self {
-        Self { uuid, layer, records: RangeTurns::new() }
+        Self { uuid, layer, records: RangeTurns::new(), sanitized: Notify::new() }
     }
 
     pub(crate) fn uuid(&self) -> Uuid {
         self.uuid
+    }
+
+    pub(crate) fn sanitized(&self) -> &Notify {
+        &self.sanitized
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -28,6 +37,14 @@ impl Volume {
 
     pub(crate) async fn execute(&self, request: BlockRequest) -> BlockResult {
         self.layer.execute(request).await
+    }
+
+    pub(crate) async fn allocation(
+        &self,
+        range: ByteRange,
+        limit: usize,
+    ) -> Result<Vec<Allocation>, BlockError> {
+        self.layer.allocation(range, limit).await
     }
 
     /// A place in the line of this LU's records, taken now.

@@ -6,5 +6,4 @@ mod hostile;
 mod login;
 mod order;
 mod pair;
-mod requirements;
 mod session;
