@@ -54,5 +54,6 @@ pub use events::{Happening, MirrorEvent};
 pub use layer::MirroredLu;
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
-pub use service::{CreateMirror, LuAccess, LuHandle, LuSource, MirrorService, UnitIdentity};
+pub use service::{CreateMirror, LuAccess, LuHandle, LuSource, MirrorService, Rehearsal, UnitIdentity};
+pub use signal::Follower;
 pub use view::{ImageView, MirrorView, ProgressView};

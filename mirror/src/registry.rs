@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use twinlun_block::{BlockLayer, MetaStore};
 use twinlun_io::Shard;
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::record::{
 };
 use crate::secondary::Secondary;
 use crate::service::{CreateMirror, LuHandle, LuSource, UnitIdentity};
+use crate::signal::Changes;
 use crate::state::MirrorState;
 use crate::{MirrorError, MirrorView};
 
@@ -54,7 +55,7 @@ pub(crate) struct Inner<L, M: MetaStore> {
     pub(crate) membership: Mutex<()>,
     pub(crate) link: OnceCell<Link>,
     pub(crate) board: Rc<CopyBoard>,
-    pub(crate) access: watch::Sender<u64>,
+    pub(crate) access: Rc<Changes>,
     pub(crate) stopping: Cell<bool>,
 }
 
@@ -217,7 +218,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
         for lu in self.own_lus(record) {
             self.slot(lu.uuid).set(role());
         }
-        self.access.send_modify(|count| *count += 1);
+        self.access.note();
     }
 
     pub(crate) fn load_secondary(&self, record: MirrorRecord) -> Result<(), MirrorError> {
@@ -268,7 +269,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
         for (index, lu) in lus.iter().enumerate() {
             self.slot(lu.uuid).set(Role::Primary(primary.clone(), index));
         }
-        self.access.send_modify(|count| *count += 1);
+        self.access.note();
     }
 
     /// Takes a mirror from the database; its LUs become ordinary ones.
@@ -281,14 +282,13 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     }
 
     pub(crate) fn surroundings(self: Rc<Self>) -> Surroundings<M> {
-        let access = self.access.clone();
         Surroundings {
             shard: self.shard.clone(),
             meta: self.meta.clone(),
             link: self.link.get().cloned(),
             events: self.events.clone(),
             board: self.board.clone(),
-            access_changed: Rc::new(move || access.send_modify(|count| *count += 1)),
+            access: self.access.clone(),
         }
     }
 

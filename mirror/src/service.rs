@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, broadcast, watch};
+use tokio::sync::{Mutex, broadcast};
 use twinlun_block::{BlockLayer, MetaStore};
 use twinlun_io::Shard;
 use uuid::Uuid;
@@ -18,8 +18,9 @@ use crate::link::{Link, LinkConfig};
 use crate::members::ServiceHandler;
 use crate::primary::Primary;
 use crate::protocol::{Answer, Ask};
-use crate::record::record_key;
+use crate::record::{self, record_key};
 use crate::registry::{Inner, Member};
+use crate::signal::Follower;
 use crate::state::MirrorState;
 use crate::{MirrorError, MirrorView};
 
@@ -80,6 +81,55 @@ pub struct CreateMirror {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// An order to a mirror that is not to be carried out, only to be checked.
+#[derive(Clone, Copy, Debug)]
+pub enum Rehearsal<'a> {
+    /// As [`MirrorService::add_secondary`]; the other unit is not asked.
+    AddSecondary {
+        /// Its unit.
+        unit: &'a str,
+        /// Its LUs.
+        lus: &'a [String],
+    },
+    /// As [`MirrorService::remove_secondary`].
+    RemoveSecondary {
+        /// Its unit.
+        unit: &'a str,
+        /// Though it cannot be reached.
+        force: bool,
+    },
+    /// As [`MirrorService::sync`].
+    Sync {
+        /// Unit of the image.
+        unit: &'a str,
+    },
+    /// As [`MirrorService::fracture`].
+    Fracture {
+        /// Unit of the image.
+        unit: &'a str,
+    },
+    /// As [`MirrorService::restore`].
+    Restore {
+        /// Unit of the image.
+        unit: &'a str,
+    },
+    /// As [`MirrorService::promote`].
+    Promote,
+    /// As [`MirrorService::activate`].
+    Activate,
+    /// As [`MirrorService::deactivate`].
+    Deactivate,
+    /// As [`MirrorService::destroy`] without force.
+    Destroy,
+    /// As [`MirrorService::set`].
+    Set {
+        /// Unit of the image, when it is about one.
+        unit: Option<&'a str>,
+        /// Attributes by name, as text.
+        attributes: &'a BTreeMap<String, String>,
+    },
+}
+
 /// All mirrors of this unit. Cheap to clone; all clones are the same service.
 pub struct MirrorService<L, M: MetaStore> {
     pub(crate) inner: Rc<Inner<L, M>>,
@@ -115,7 +165,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
                 membership: Mutex::new(()),
                 link: OnceCell::new(),
                 board: Rc::default(),
-                access: watch::Sender::new(0),
+                access: Rc::default(),
                 stopping: Cell::new(false),
             }),
         };
@@ -194,8 +244,8 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
     }
 
     /// Changes whenever an answer of [`Self::access`] or [`Self::layer`] may have changed.
-    pub fn access_changes(&self) -> watch::Receiver<u64> {
-        self.inner.access.subscribe()
+    pub fn access_changes(&self) -> Follower {
+        self.inner.access.follow()
     }
 
     /// Events from now on.
@@ -224,6 +274,22 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
         }
         inner.events.tell(&record.name, None, Happening::Created);
         Ok(primary.view())
+    }
+
+    /// Checks an order for a new mirror as [`Self::create`] would, and changes nothing.
+    pub fn rehearse_create(&self, order: CreateMirror) -> Result<(), MirrorError> {
+        self.inner.check_running()?;
+        self.inner.plan_mirror(order).map(drop)
+    }
+
+    /// Checks an order as the method of that name would, and changes nothing. An order that passes may still fail: other units
+    /// are not asked, and things change.
+    pub fn rehearse(&self, name: &str, order: &Rehearsal<'_>) -> Result<(), MirrorError> {
+        match (self.inner.find(name)?, order) {
+            (Member::Primary(primary), _) => primary.rehearse(order),
+            (_, Rehearsal::Promote) => Err(MirrorError::NotAvailable("promotion".into())),
+            (..) => self.primary(name).map(drop),
+        }
     }
 
     /// Adds a secondary image on another unit; `synchronized` when the administrator vouches that it is equal.
@@ -351,6 +417,17 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> MirrorService<L, M> {
         let mut views: Vec<_> = members.iter().map(|member| self.inner.view(member)).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
+    }
+
+    /// The mirrors whose primary image is here, as the mirror database has them on disk: what would be known of them after a
+    /// crash now. Of the images' states only what is on record is in there.
+    pub fn recorded(&self) -> Vec<MirrorView> {
+        let members = self.inner.members.borrow();
+        let primaries = members.values().filter_map(|member| match member {
+            Member::Primary(primary) => Some(record::view(&primary.db.durable())),
+            Member::Secondary(_) | Member::Unusable(..) => None,
+        });
+        primaries.collect()
     }
 
     /// Why the mirror is as it is and what to do, in sentences.

@@ -27,6 +27,10 @@ const OUTSIDE: [&str; 13] = [
 const ADDRESSES: [&str; 7] =
     ["IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6", "AddrParseError"];
 
+/// Crates that run in the simulator as a whole, platform and all.
+const SIMULATED: [&str; 6] =
+    ["scsi/block/src/", "scsi/src/", "target/iscsi/src/", "target/unit/src/", "array/src/", "mirror/src/"];
+
 /// Longest file in lines, comments and all.
 const MAX_LINES: usize = 700;
 
@@ -60,6 +64,22 @@ fn flows_reach_the_platform_only_through_a_shard() {
         }
     }
     report("pure code and flows use the platform only through twinlun_io::Shard", &findings);
+}
+
+/// Its receivers are woken in an order that it draws from a generator of its own.
+#[test]
+fn nothing_simulated_is_woken_at_random() {
+    let mut findings = Vec::new();
+    let simulated = |path: &str| SIMULATED.iter().any(|folder| path.starts_with(folder));
+    for file in rust_files().iter().filter(|file| simulated(&file.path)) {
+        let code = code(&file.text);
+        let taken = taken_from(&code, "tokio::sync").into_iter().filter(|(_, name)| name == "watch");
+        findings.extend(taken.map(|(line, _)| at(file, line, "tokio::sync::watch")));
+    }
+    report(
+        "a run in the simulator must be repeatable; wait with Notify, as mirror/src/signal.rs does",
+        &findings,
+    );
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::link::{Link, Peer};
 use crate::planted::{Bug, planted};
 use crate::record::{Fracture, MirrorRecord, SecondaryRecord, fracture_name, intent_name};
 use crate::service::LuHandle;
-use crate::signal::Signal;
+use crate::signal::{Changes, Signal};
 use crate::state::{MirrorChange, MirrorState, Relation, RelationChange, conditions};
 
 pub(crate) use image::{Attachment, Image, Phase};
@@ -42,8 +42,8 @@ pub(crate) struct Surroundings<M> {
     pub(crate) link: Option<Link>,
     pub(crate) events: Events,
     pub(crate) board: Rc<CopyBoard>,
-    /// Called when hosts may do more or less than before.
-    pub(crate) access_changed: Rc<dyn Fn()>,
+    /// Noted when hosts may do more or less than before.
+    pub(crate) access: Rc<Changes>,
 }
 
 impl<M: Clone> Clone for Surroundings<M> {
@@ -54,7 +54,7 @@ impl<M: Clone> Clone for Surroundings<M> {
             link: self.link.clone(),
             events: self.events.clone(),
             board: self.board.clone(),
-            access_changed: self.access_changed.clone(),
+            access: self.access.clone(),
         }
     }
 }
@@ -281,7 +281,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             return;
         }
         self.tell(None, Happening::State(state.name().into()));
-        (self.around.access_changed)();
+        self.around.access.note();
         for image in self.images() {
             image.signal.raise();
         }

@@ -10,15 +10,38 @@ use uuid::Uuid;
 use super::attach::CONTROL_TIMEOUT;
 use super::{Image, Phase, Primary};
 use crate::events::Happening;
-use crate::link::Peer;
+use crate::link::{Peer, Session};
 use crate::protocol::{Answer, Ask};
 use crate::record::{
     Departed, LuRecord, MOST_SECONDARIES, MirrorRecord, SecondaryRecord, fracture_name, intent_name,
 };
-use crate::state::{MirrorChange, MirrorState, Relation, RelationChange, conditions};
-use crate::{ImageAttributes, MirrorError};
+use crate::service::Rehearsal;
+use crate::state::{Conditions, MirrorChange, MirrorState, Relation, RelationChange, conditions};
+use crate::{Attributes, ImageAttributes, MirrorError};
 
 impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
+    /// Whether the order would be carried out as things stand, as far as this unit can tell: with the same checks.
+    pub(crate) fn rehearse(&self, order: &Rehearsal<'_>) -> Result<(), MirrorError> {
+        match *order {
+            Rehearsal::AddSecondary { unit, lus } => self.check_new_secondary(unit, lus).map(drop),
+            Rehearsal::RemoveSecondary { unit, force } => self.check_removal(unit, force).map(drop),
+            Rehearsal::Sync { unit } => self.check_sync(unit).map(drop),
+            Rehearsal::Fracture { unit } => self.check_fracture(unit).map(drop),
+            Rehearsal::Restore { unit } => self.check_restore(unit).map(drop),
+            Rehearsal::Promote => Err(MirrorError::NotAvailable("promotion".into())),
+            Rehearsal::Activate => {
+                let (mirror, seen) = (self.name(), self.conditions_to_activate());
+                seen.activate.map_err(|why| MirrorError::ConditionsNotMet { mirror, why })
+            }
+            Rehearsal::Deactivate => Ok(()),
+            Rehearsal::Destroy => self.check_end(),
+            Rehearsal::Set { unit: Some(unit), attributes } => {
+                self.changed_attributes_of(unit, attributes).map(drop)
+            }
+            Rehearsal::Set { unit: None, attributes } => self.changed_attributes(attributes).map(drop),
+        }
+    }
+
     /// Adds a secondary image (R-AD-1). Its unit checks its LUs and remembers the mirror before this one does.
     pub(crate) async fn add_secondary(
         self: &Rc<Self>,
@@ -120,6 +143,19 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         Ok(())
     }
 
+    fn check_removal(
+        &self,
+        unit: &str,
+        force: bool,
+    ) -> Result<(Rc<Image<M::Log>>, Option<Session>), MirrorError> {
+        let image = self.image(unit)?;
+        let session = image.peer.session();
+        if session.is_none() && !force {
+            return Err(unreachable(&image.peer));
+        }
+        Ok((image, session))
+    }
+
     /// Removes a secondary; its data stays (R-AD-3). Graceful: its unit forgets the mirror first. Forced: it is told
     /// when it can be reached.
     pub(crate) async fn remove_secondary(
@@ -128,11 +164,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         force: bool,
     ) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
-        let image = self.image(unit)?;
-        let session = image.peer.session();
-        if session.is_none() && !force {
-            return Err(unreachable(&image.peer));
-        }
+        let (image, session) = self.check_removal(unit, force)?;
         if !force && image.phase.get() == Phase::InStep {
             // What was acknowledged is stable on it when it leaves.
             self.settle().await;
@@ -181,6 +213,13 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// The administrator's word to resynchronise (R-SY-4).
     pub(crate) async fn sync(self: &Rc<Self>, unit: &str) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
+        let image = self.check_sync(unit)?;
+        image.go.set(true);
+        image.signal.raise();
+        Ok(())
+    }
+
+    fn check_sync(&self, unit: &str) -> Result<Rc<Image<M::Log>>, MirrorError> {
         let image = self.image(unit)?;
         if self.state.get() == MirrorState::Inactive {
             return Err(MirrorError::Inactive(self.name()));
@@ -191,18 +230,13 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         if image.peer.session().is_none() {
             return Err(unreachable(&image.peer));
         }
-        image.go.set(true);
-        image.signal.raise();
-        Ok(())
+        Ok(image)
     }
 
     /// Keeps writes from a secondary until it is restored. On record before the order is answered.
     pub(crate) async fn fracture(self: &Rc<Self>, unit: &str) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
-        let image = self.image(unit)?;
-        if self.is_ordered(unit) {
-            return Err(MirrorError::Fractured(unit.into()));
-        }
+        let image = self.check_fracture(unit)?;
         let attachment = image.attachment.borrow().clone();
         if let Some(attachment) = attachment {
             self.lose(&image, &attachment, "fractured by the administrator", 0);
@@ -215,13 +249,18 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         Ok(())
     }
 
+    fn check_fracture(&self, unit: &str) -> Result<Rc<Image<M::Log>>, MirrorError> {
+        let image = self.image(unit)?;
+        if self.is_ordered(unit) {
+            return Err(MirrorError::Fractured(unit.into()));
+        }
+        Ok(image)
+    }
+
     /// Ends an ordered fracture.
     pub(crate) async fn restore(self: &Rc<Self>, unit: &str) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
-        let image = self.image(unit)?;
-        if !self.is_ordered(unit) {
-            return Err(MirrorError::NotFractured(unit.into()));
-        }
+        let image = self.check_restore(unit)?;
         let number = self.db.change(|record| {
             if let Some(fracture) = record.by_id_mut(image.id).and_then(|s| s.fracture.as_mut()) {
                 fracture.ordered = false;
@@ -235,15 +274,25 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         Ok(())
     }
 
+    fn check_restore(&self, unit: &str) -> Result<Rc<Image<M::Log>>, MirrorError> {
+        let image = self.image(unit)?;
+        if !self.is_ordered(unit) {
+            return Err(MirrorError::NotFractured(unit.into()));
+        }
+        Ok(image)
+    }
+
+    /// Secondaries are not attached while the mirror is INACTIVE: whoever can be reached counts.
+    fn conditions_to_activate(&self) -> Conditions {
+        let images = self.images.borrow();
+        let present = images.iter().filter(|image| image.peer.session().is_some()).count();
+        conditions(&self.db.read().attributes, images.len(), present.max(self.present()))
+    }
+
     /// To ACTIVE, or to ATTENTION when the conditions fail (R-MS-2).
     pub(crate) async fn activate(self: &Rc<Self>) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
-        // Secondaries are not attached while the mirror is INACTIVE: whoever can be reached counts.
-        let seen = {
-            let images = self.images.borrow();
-            let present = images.iter().filter(|image| image.peer.session().is_some()).count();
-            conditions(&self.db.read().attributes, images.len(), present.max(self.present()))
-        };
+        let seen = self.conditions_to_activate();
         let state = self.state.get().after(MirrorChange::Activate(seen.activate.is_ok()));
         if state == MirrorState::Active {
             // They get the chance to be attached before they count as missing.
@@ -276,13 +325,18 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Checks that the mirror may end (R-AD-2) and ends it, without its record and its place among the mirrors.
     pub(crate) async fn end(self: &Rc<Self>) -> Result<(), MirrorError> {
         let _one = self.orders.lock().await;
+        self.check_end()?;
+        self.close().await;
+        Ok(())
+    }
+
+    fn check_end(&self) -> Result<(), MirrorError> {
         if !self.images.borrow().is_empty() {
             return Err(MirrorError::HasSecondaries(self.name()));
         }
         if self.state.get() != MirrorState::Inactive {
             return Err(MirrorError::NotInactive(self.name()));
         }
-        self.close().await;
         Ok(())
     }
 
@@ -303,13 +357,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         let _one = self.orders.lock().await;
         if let Some(unit) = unit {
             let image = self.image(unit)?;
-            let mut attributes = self
-                .db
-                .read()
-                .secondary(unit)
-                .map(|secondary| secondary.attributes.clone())
-                .ok_or_else(|| MirrorError::NoSuchSecondary { mirror: self.name(), unit: unit.into() })?;
-            attributes.set(changes)?;
+            let attributes = self.changed_attributes_of(unit, changes)?;
             let rate = attributes.synchronization_rate;
             let number = self.db.change(|record| {
                 if let Some(secondary) = record.by_id_mut(image.id) {
@@ -320,8 +368,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             image.throttle.borrow_mut().set_rate(rate, self.around.shard.now());
             image.signal.raise();
         } else {
-            let mut attributes = self.db.read().attributes.clone();
-            attributes.set(changes, !self.images.borrow().is_empty())?;
+            let attributes = self.changed_attributes(changes)?;
             let number = self.db.change(|record| record.attributes = attributes);
             self.db.stored(number).await?;
         }
@@ -329,6 +376,24 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         self.tell(unit, Happening::Changed);
         self.propagate().await;
         Ok(())
+    }
+
+    fn changed_attributes(&self, changes: &BTreeMap<String, String>) -> Result<Attributes, MirrorError> {
+        let mut attributes = self.db.read().attributes.clone();
+        attributes.set(changes, !self.images.borrow().is_empty())?;
+        Ok(attributes)
+    }
+
+    fn changed_attributes_of(
+        &self,
+        unit: &str,
+        changes: &BTreeMap<String, String>,
+    ) -> Result<ImageAttributes, MirrorError> {
+        let found = self.db.read().secondary(unit).map(|secondary| secondary.attributes.clone());
+        let mut attributes =
+            found.ok_or_else(|| MirrorError::NoSuchSecondary { mirror: self.name(), unit: unit.into() })?;
+        attributes.set(changes)?;
+        Ok(attributes)
     }
 
     /// Brings the record to every member that can be reached (R-DB-2). The others get it when they are attached.

@@ -91,7 +91,7 @@ pub(crate) fn collect(processor: &Rc<Processor>) {
     let this = processor.clone();
     processor.shard.spawn(async move {
         let mut changes = this.mirrors.access_changes();
-        while changes.changed().await.is_ok() {
+        while changes.changed().await {
             this.refresh_access();
         }
     });

@@ -14,6 +14,7 @@ pub mod offline;
 mod orders;
 mod portal;
 mod processor;
+mod rehearsal;
 mod sanitize;
 mod sessions;
 mod space;

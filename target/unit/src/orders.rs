@@ -290,10 +290,12 @@ impl Processor {
             let detail = format!("{:?} is no write policy", order.policy);
             return Err(usage("E-MIRROR-POLICY", detail, "use sync, async or cyclic"));
         };
-        if dry_run {
-            return plan(format!("create mirror {} of {}", order.name, order.lus.join(", ")));
-        }
         let create = CreateMirror { name: order.name, lus: order.lus, policy, attributes: order.attributes };
+        if dry_run {
+            let what = format!("create mirror {} of {}", create.name, create.lus.join(", "));
+            self.mirrors.rehearse_create(create).map_err(|e| mirror_problem(&e))?;
+            return plan(what);
+        }
         let view = self.mirrors.create(create).await.map_err(|e| mirror_problem(&e))?;
         self.refresh_access();
         value(view)
@@ -301,9 +303,9 @@ impl Processor {
 
     async fn order_mirror(&self, name: &str, order: MirrorOrder, dry_run: bool) -> Answer {
         if dry_run {
-            // Whether it exists is checked; the order itself is described by its name.
-            self.mirrors.show(name).await.map_err(|e| mirror_problem(&e))?;
-            return plan(format!("carry out {order:?} on mirror {name}"));
+            let (rehearsal, what) = crate::rehearsal::of(&order);
+            self.mirrors.rehearse(name, &rehearsal).map_err(|e| mirror_problem(&e))?;
+            return plan(format!("mirror {name}: {what}"));
         }
         let mirrors = &self.mirrors;
         match order {

@@ -208,6 +208,16 @@ impl Processor {
         self.target_name.as_str()
     }
 
+    /// The mirrors as the mirror database has them on disk.
+    pub fn recorded_mirrors(&self) -> Vec<twinlun_mirror::MirrorView> {
+        self.mirrors.recorded()
+    }
+
+    /// The mirrors as they are.
+    pub fn present_mirrors(&self) -> Vec<twinlun_mirror::MirrorView> {
+        self.mirrors.list()
+    }
+
     /// Where hosts are served.
     pub fn portals(&self) -> Vec<SocketAddr> {
         self.portals.borrow().iter().map(|portal| portal.address).collect()
