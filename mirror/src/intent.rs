@@ -88,6 +88,10 @@ impl IntentState {
     /// A write to `range` is about to touch the images.
     pub(crate) fn mark(&mut self, range: ByteRange, generation: usize) -> Mark {
         let regions = self.wanted.layout().touched(range);
+        // The usual case, on a warm working set. What was touched in a generation that is not settled is wanted.
+        if self.touched[generation].all(&regions) && self.durable.all(&regions) {
+            return Mark::Durable;
+        }
         self.touched[generation].mark(&regions);
         self.wanted.mark(&regions);
         if self.durable.all(&regions) || planted(Bug::AckBeforeIntent) {

@@ -73,9 +73,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Inner<L, M> {
     /// This unit's secondary image of the mirror, when `peer` has the primary.
     fn secondary_of(&self, mirror: Uuid, peer: &str) -> Option<Rc<Secondary<L, M>>> {
         match self.members.borrow().get(&mirror)? {
-            Member::Secondary(secondary) if secondary.record().primary.unit == peer => {
-                Some(secondary.clone())
-            }
+            Member::Secondary(secondary) if secondary.follows(peer) => Some(secondary.clone()),
             _ => None,
         }
     }

@@ -126,12 +126,24 @@ impl RegionMap {
 
     /// Whether every region of the run is marked.
     pub(crate) fn all(&self, regions: &Range<u64>) -> bool {
-        self.slice(regions).all()
+        match regions.end - regions.start {
+            1 => self.is_marked(regions.start),
+            _ => self.slice(regions).all(),
+        }
     }
 
     /// Whether a region of the run is marked.
     pub(crate) fn any(&self, regions: &Range<u64>) -> bool {
-        self.slice(regions).any()
+        match regions.end - regions.start {
+            _ if self.is_empty() => false,
+            1 => self.is_marked(regions.start),
+            _ => self.slice(regions).any(),
+        }
+    }
+
+    /// Most requests lie in one region.
+    fn is_marked(&self, region: u64) -> bool {
+        self.words()[(region / 64) as usize] >> (region % 64) & 1 == 1
     }
 
     /// Marks the run; how many were not marked before.
@@ -291,6 +303,9 @@ impl RegionMap {
     }
 
     fn fill(&mut self, regions: &Range<u64>, value: bool) -> u64 {
+        if regions.end - regions.start == 1 && self.is_marked(regions.start) == value {
+            return 0;
+        }
         let mut changed = 0;
         let mut at = regions.start;
         while at < regions.end {

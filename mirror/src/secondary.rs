@@ -63,6 +63,11 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Secondary<L, M> {
         self.local.borrow().clone()
     }
 
+    /// Whether the primary is on that unit.
+    pub(crate) fn follows(&self, unit: &str) -> bool {
+        self.record.borrow().primary.unit == unit
+    }
+
     /// Whether its primary is attached just now.
     pub(crate) fn is_attached(&self) -> bool {
         self.attached.get().is_some()

@@ -24,6 +24,9 @@ const ROUNDS: usize = 8;
 /// keeps to its window never sees this.
 const BACKLOG: usize = 2 * MAX_DATA;
 
+/// Takes a frame that was received.
+pub(super) type OnFrame<'a> = dyn FnMut(&mut Context<'_>, Frame) -> Result<(), WireError> + 'a;
+
 /// Why a session ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -78,11 +81,15 @@ impl Transmit {
 
     /// Queues a frame; it leaves with whatever else is queued by the time the driver runs.
     pub(super) fn push(&self, request: u64, body: FrameBody) {
-        let (header, payload) = self.encoder.borrow_mut().encode(request, body);
         {
-            let mut outbox = self.outbox.borrow_mut();
-            outbox.push_bytes(header);
-            outbox.push(&payload);
+            let mut encoder = self.encoder.borrow_mut();
+            let payload = encoder.append(request, body);
+            // Headers without payload, such as those of answers to writes, leave in one piece.
+            if !payload.is_empty() {
+                let mut outbox = self.outbox.borrow_mut();
+                outbox.push_bytes(encoder.take_headers());
+                outbox.push(&payload);
+            }
         }
         let driver = self.driver.borrow_mut().take();
         if let Some(driver) = driver {
@@ -91,11 +98,16 @@ impl Transmit {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, stream: &Stream) -> Poll<io::Result<()>> {
-        self.outbox.borrow_mut().poll_send(cx, stream)
+        let mut outbox = self.outbox.borrow_mut();
+        let mut encoder = self.encoder.borrow_mut();
+        if encoder.waiting() > 0 {
+            outbox.push_bytes(encoder.take_headers());
+        }
+        outbox.poll_send(cx, stream)
     }
 
     fn backlog(&self) -> usize {
-        self.outbox.borrow().len()
+        self.outbox.borrow().len() + self.encoder.borrow().waiting()
     }
 }
 
@@ -140,7 +152,7 @@ impl Connection {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        on_frame: &mut dyn FnMut(Frame) -> Result<(), WireError>,
+        on_frame: &mut OnFrame<'_>,
         work: &mut dyn FnMut(&mut Context<'_>),
     ) -> Poll<End> {
         // What is queued from here on is sent below and needs to wake nobody.
@@ -159,13 +171,9 @@ impl Connection {
         }
     }
 
-    fn receive(
-        &mut self,
-        cx: &mut Context<'_>,
-        on_frame: &mut dyn FnMut(Frame) -> Result<(), WireError>,
-    ) -> Result<(), End> {
+    fn receive(&mut self, cx: &mut Context<'_>, on_frame: &mut OnFrame<'_>) -> Result<(), End> {
         if std::mem::take(&mut self.early) {
-            self.frames(on_frame)?;
+            self.frames(cx, on_frame)?;
         }
         for _ in 0..ROUNDS {
             if self.transmit.backlog() > BACKLOG {
@@ -176,7 +184,7 @@ impl Connection {
                 Poll::Ready(Ok(0)) => return Err(End::Closed),
                 Poll::Ready(Ok(_)) => {
                     self.heard = self.shard.now();
-                    self.frames(on_frame)?;
+                    self.frames(cx, on_frame)?;
                 }
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
             }
@@ -185,14 +193,14 @@ impl Connection {
         Ok(())
     }
 
-    fn frames(&mut self, on_frame: &mut dyn FnMut(Frame) -> Result<(), WireError>) -> Result<(), End> {
+    fn frames(&mut self, cx: &mut Context<'_>, on_frame: &mut OnFrame<'_>) -> Result<(), End> {
         while let Some(frame) = self.decoder.next()? {
             match frame.body {
                 FrameBody::Heartbeat => {}
                 FrameBody::Goodbye(reason) => {
                     return Err(End::Goodbye(String::from_utf8_lossy(&reason).escape_debug().to_string()));
                 }
-                _ => on_frame(frame)?,
+                _ => on_frame(cx, frame)?,
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context as Polling, Poll};
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -108,7 +108,7 @@ async fn connect_to(
 async fn opening(connection: &mut Connection) -> Result<Window, End> {
     let window = Cell::new(None);
     poll_fn(|cx| {
-        let mut on_frame = |frame: Frame| match frame.body {
+        let mut on_frame = |_: &mut Polling<'_>, frame: Frame| match frame.body {
             FrameBody::Open(open) if window.get().is_none() => {
                 window.set(Some(open));
                 Ok(())
@@ -141,7 +141,7 @@ async fn hold_session(
     info!(peer = %peer.unit(), session = format_args!("{:016x}", session.id()), "link open");
     let end = {
         let driven = poll_fn(|cx| {
-            let mut on_frame = |frame: Frame| match frame.body {
+            let mut on_frame = |_: &mut Polling<'_>, frame: Frame| match frame.body {
                 FrameBody::Response(response) => session.answered(frame.request, response),
                 _ => Err(WireError::OutOfPlace),
             };

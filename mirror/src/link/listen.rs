@@ -1,10 +1,11 @@
 //! The listening end: lets peers in, carries out their requests.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context as Polling, Poll};
 use std::time::Duration;
 
 use futures_util::future::{Either, LocalBoxFuture};
@@ -13,7 +14,7 @@ use tracing::{info, warn};
 use twinlun_io::{Instant, Listener, Stream};
 
 use super::config::Limits;
-use super::connection::{Connection, End};
+use super::connection::{Connection, End, Transmit};
 use super::establish;
 use super::message::{Request, Response};
 use super::peer::Peer;
@@ -125,7 +126,7 @@ async fn await_turn(
     connection: &mut Connection,
 ) -> Result<(), End> {
     // Nothing may be asked before the session is open.
-    let idle = poll_fn(|cx| connection.poll(cx, &mut |_| Err(WireError::OutOfPlace), &mut |_| {}));
+    let idle = poll_fn(|cx| connection.poll(cx, &mut |_, _| Err(WireError::OutOfPlace), &mut |_| {}));
     match first(given_up(context, peer, ticket), first(idle, peer.inner.turn.take(ticket))).await {
         Either::Left(reason) => Err(End::Here(Rc::from(reason))),
         Either::Right(Either::Left(end)) => Err(end),
@@ -144,12 +145,28 @@ async fn given_up(context: &Context, peer: &Peer, ticket: u64) -> &'static str {
 /// A request that has been carried out: its number, its cost, its answer.
 type Done = (u64, u32, Response);
 
+/// A request that is being carried out.
+struct Running {
+    id: u64,
+    cost: u32,
+    answer: LocalBoxFuture<'static, Response>,
+}
+
+impl Future for Running {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Polling<'_>) -> Poll<Done> {
+        let (id, cost) = (self.id, self.cost);
+        self.answer.as_mut().poll(cx).map(|response| (id, cost, response))
+    }
+}
+
 /// A session being served.
 struct Serving<'a> {
     context: &'a Context,
     peer: &'a Peer,
     session: u64,
-    running: RefCell<FuturesUnordered<LocalBoxFuture<'static, Done>>>,
+    running: RefCell<FuturesUnordered<Running>>,
     /// What the peer has on its way, against the window it was given (L3).
     requests: Cell<u32>,
     bytes: Cell<u32>,
@@ -170,12 +187,15 @@ impl<'a> Serving<'a> {
     async fn run(&mut self, connection: &mut Connection, ticket: u64) -> End {
         let transmit = Rc::clone(&connection.transmit);
         let served = poll_fn(|cx| {
-            let mut on_frame = |frame: Frame| match frame.body {
-                FrameBody::Request(request) => self.start(frame.request, request),
+            let mut on_frame = |cx: &mut Polling<'_>, frame: Frame| match frame.body {
+                FrameBody::Request(request) => self.start(cx, frame.request, request, &transmit),
                 _ => Err(WireError::OutOfPlace),
             };
             connection.poll(cx, &mut on_frame, &mut |cx| {
                 let mut running = self.running.borrow_mut();
+                if running.is_empty() {
+                    return;
+                }
                 while let Poll::Ready(Some((id, cost, response))) = running.poll_next_unpin(cx) {
                     self.requests.set(self.requests.get() - 1);
                     self.bytes.set(self.bytes.get() - cost);
@@ -189,16 +209,27 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn start(&self, id: u64, request: Request) -> Result<(), WireError> {
+    /// Carries out a request as far as it goes at once: most writes, which need no job of their own then.
+    fn start(
+        &self,
+        cx: &mut Polling<'_>,
+        id: u64,
+        request: Request,
+        transmit: &Transmit,
+    ) -> Result<(), WireError> {
         let window = window(&self.context.limits);
         let cost = u32::try_from(request.cost()).unwrap_or(u32::MAX).min(window.bytes);
         if self.requests.get() >= window.requests || cost > window.bytes - self.bytes.get() {
             return Err(WireError::Window);
         }
+        let mut answer = self.context.handler.handle(self.peer.unit(), self.session, request);
+        if let Poll::Ready(response) = answer.as_mut().poll(cx) {
+            transmit.push(id, FrameBody::Response(response));
+            return Ok(());
+        }
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + cost);
-        let answer = self.context.handler.handle(self.peer.unit(), self.session, request);
-        self.running.borrow_mut().push(Box::pin(async move { (id, cost, answer.await) }));
+        self.running.borrow_mut().push(Running { id, cost, answer });
         Ok(())
     }
 

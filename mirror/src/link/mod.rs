@@ -12,6 +12,7 @@
 //! - **L4** No bytes from outside cause a panic or an allocation beyond [`MAX_DATA`]; damage ends the session.
 //! - **L5** A session over which nothing was heard for `dead_after` is dead, whatever TCP believes (R-FL-5).
 
+mod asking;
 mod config;
 mod connection;
 mod dial;

@@ -1,12 +1,13 @@
 //! The asking end of a session: requests out, each with exactly one outcome.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use tokio::sync::{Semaphore, oneshot};
-
+use super::asking::{Asking, Line};
 use super::connection::Transmit;
 use super::message::{DataOp, Request, Response};
 use super::watched::Watched;
@@ -29,24 +30,16 @@ pub struct Session {
 struct Inner {
     id: u64,
     transmit: Rc<Transmit>,
-    /// The receiver's window (L3): a permit per request, and one per byte that it carries or asks for.
-    requests: Semaphore,
-    bytes: Semaphore,
     window: Window,
-    next_request: Cell<u64>,
-    waiting: RefCell<BTreeMap<u64, Waiting>>,
+    /// Who waits for room in the receiver's window, and what is left of it (L3).
+    line: RefCell<Line>,
+    asking: RefCell<Asking>,
     ended: Watched<Option<Rc<str>>>,
 }
 
-/// A request on its way.
-struct Waiting {
-    answer: oneshot::Sender<Response>,
-    cost: u32,
-    expected: Expected,
-}
-
 /// What the answer must look like; the peer is not believed.
-enum Expected {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected {
     Control,
     /// Length of the payload when the request was done.
     Data(u64),
@@ -57,11 +50,9 @@ impl Session {
         let inner = Inner {
             id,
             transmit,
-            requests: Semaphore::new(window.requests as usize),
-            bytes: Semaphore::new(window.bytes as usize),
             window,
-            next_request: Cell::new(1),
-            waiting: RefCell::default(),
+            line: RefCell::new(Line::new(window)),
+            asking: RefCell::default(),
             ended: Watched::new(None),
         };
         Self { inner: Rc::new(inner) }
@@ -90,42 +81,29 @@ impl Session {
 
     /// Makes one request and waits for its answer; first for its turn, when the peer's window is full.
     ///
-    /// Requests of one caller go out in the order in which they were made. They are carried out concurrently: whoever
-    /// needs an order waits for the answer of the first.
+    /// Requests of one caller go out in the order in which they were first polled. They are carried out concurrently:
+    /// whoever needs an order waits for the answer of the first. An answer that nobody waits for any more is nobody's.
     ///
     /// # Panics
     /// When the request breaks a limit that its sender has to keep: [`super::MAX_CONTROL`], [`super::MAX_DATA`], a
     /// payload as long as its range.
-    pub async fn request(&self, request: Request) -> Result<Response, LinkLost> {
+    pub fn request(&self, request: Request) -> impl Future<Output = Result<Response, LinkLost>> + use<> {
         assert!(request.is_sendable(), "a request beyond the limits of the link");
         // One larger than the whole window goes when nothing else is on its way.
         let cost = u32::try_from(request.cost()).unwrap_or(u32::MAX).min(self.inner.window.bytes);
-        let Ok(slot) = self.inner.requests.acquire().await else { return Err(self.lost()) };
-        let Ok(space) = self.inner.bytes.acquire_many(cost).await else { return Err(self.lost()) };
-        // Given back by the answer and not by this future, which its caller may drop.
-        slot.forget();
-        space.forget();
-        let (answer, outcome) = oneshot::channel();
-        let id = self.inner.next_request.get();
-        self.inner.next_request.set(id + 1);
-        let expected = Expected::of(&request);
-        self.inner.waiting.borrow_mut().insert(id, Waiting { answer, cost, expected });
-        self.inner.transmit.push(id, FrameBody::Request(request));
-        outcome.await.map_err(|_| self.lost())
+        Exchange { session: self.clone(), cost, state: State::New(request) }
+    }
+
+    /// Wakes everybody who waits here, to look whether there is a reason to give up.
+    pub(crate) fn wake_all(&self) {
+        self.inner.line.borrow_mut().wake_all();
+        self.inner.asking.borrow_mut().wake_all();
     }
 
     /// Hands an answer to whoever waits for it.
     pub(super) fn answered(&self, id: u64, response: Response) -> Result<(), WireError> {
-        let Some(waiting) = self.inner.waiting.borrow_mut().remove(&id) else {
-            return Err(WireError::UnknownRequest(id));
-        };
-        if !waiting.expected.matches(&response) {
-            return Err(WireError::WrongAnswer(id));
-        }
-        self.inner.requests.add_permits(1);
-        self.inner.bytes.add_permits(waiting.cost as usize);
-        // The caller may have gone; the answer is nobody's then.
-        let _ = waiting.answer.send(response);
+        let cost = self.inner.asking.borrow_mut().answer(id, response)?;
+        self.inner.line.borrow_mut().give_back(cost);
         Ok(())
     }
 
@@ -135,14 +113,85 @@ impl Session {
             return;
         }
         self.inner.ended.set(Some(Rc::clone(reason)));
-        self.inner.requests.close();
-        self.inner.bytes.close();
-        let waiting = std::mem::take(&mut *self.inner.waiting.borrow_mut());
-        drop(waiting);
+        self.wake_all();
+    }
+
+    /// Puts a request on its way; gives its number.
+    fn send(&self, request: Request, cost: u32) -> u64 {
+        let id = self.inner.asking.borrow_mut().begin(Expected::of(&request), cost);
+        self.inner.transmit.push(id, FrameBody::Request(request));
+        id
     }
 
     fn lost(&self) -> LinkLost {
         LinkLost { reason: self.inner.ended.get().unwrap_or_else(|| Rc::from("session dropped")) }
+    }
+}
+
+/// One request from its making to its answer.
+struct Exchange {
+    session: Session,
+    cost: u32,
+    state: State,
+}
+
+enum State {
+    New(Request),
+    /// It waits for room, at this place of the line.
+    InLine(u64, Request),
+    /// It is on its way, under this number.
+    Sent(u64),
+    Over,
+}
+
+impl Future for Exchange {
+    type Output = Result<Response, LinkLost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let session = self.session.clone();
+        let inner = &session.inner;
+        if let State::Sent(id) = self.state
+            && let Some(response) = inner.asking.borrow_mut().take(id, cx)
+        {
+            self.state = State::Over;
+            return Poll::Ready(Ok(response));
+        }
+        if !session.is_alive() {
+            return Poll::Ready(Err(session.lost()));
+        }
+        let cost = self.cost;
+        let mut line = inner.line.borrow_mut();
+        let (entered, request) = match std::mem::replace(&mut self.state, State::Over) {
+            State::New(request) => (line.enter(cost, cx), request),
+            State::InLine(place, request) if line.advance(place, cx) => (Ok(()), request),
+            waiting => {
+                self.state = waiting;
+                return Poll::Pending;
+            }
+        };
+        drop(line);
+        self.state = match entered {
+            Err(place) => State::InLine(place, request),
+            Ok(()) => {
+                let id = session.send(request, cost);
+                let answered = inner.asking.borrow_mut().take(id, cx);
+                debug_assert!(answered.is_none(), "nobody answers what has not left");
+                State::Sent(id)
+            }
+        };
+        Poll::Pending
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let inner = &self.session.inner;
+        match self.state {
+            State::InLine(place, _) => inner.line.borrow_mut().leave(place),
+            // Its room is given back by the answer.
+            State::Sent(id) => inner.asking.borrow_mut().forsake(id),
+            State::New(_) | State::Over => {}
+        }
     }
 }
 
@@ -167,11 +216,11 @@ impl Expected {
         }
     }
 
-    fn matches(&self, response: &Response) -> bool {
+    pub(super) fn matches(self, response: &Response) -> bool {
         match (self, response) {
             (Self::Control, Response::Control(_)) => true,
             (Self::Data(len), Response::Data(status, payload)) => {
-                let want = if *status == super::DataStatus::Done { *len } else { 0 };
+                let want = if *status == super::DataStatus::Done { len } else { 0 };
                 payload.len() as u64 == want
             }
             (Self::Control, Response::Data(..)) | (Self::Data(_), Response::Control(_)) => false,

@@ -25,6 +25,9 @@ const MAX_GOODBYE: usize = 256;
 /// its buffer, and neighbours share it.
 const BUFFER_LEN: usize = 256 << 10;
 
+/// Size of the pieces of memory that headers are written to.
+const HEADERS_LEN: usize = 8 << 10;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"TwLf");
 
 /// One frame.
@@ -141,19 +144,37 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(tag: u64) -> Self {
-        Self { tag, sequence: 0, headers: BytesMut::with_capacity(4096) }
+        Self { tag, sequence: 0, headers: BytesMut::with_capacity(HEADERS_LEN) }
     }
 
-    /// A frame's header and what follows it; the payload is shared, not copied.
+    /// A frame's header and what follows it.
     pub(super) fn encode(&mut self, request: u64, body: FrameBody) -> (Bytes, Payload) {
+        let payload = self.append(request, body);
+        (self.take_headers(), payload)
+    }
+
+    /// Appends a frame's header to those that wait to be taken; gives the payload, which is shared and not copied.
+    pub(super) fn append(&mut self, request: u64, body: FrameBody) -> Payload {
         let (mut header, payload) = fields(body);
         header.request = request;
         header.payload_len = payload.len();
         header.payload_crc = checksum(&payload);
-        self.headers.reserve(HEADER_LEN);
+        if self.headers.capacity() - self.headers.len() < HEADER_LEN {
+            self.headers.reserve(HEADERS_LEN);
+        }
         self.write(&header);
         self.sequence += 1;
-        (self.headers.split().freeze(), payload)
+        payload
+    }
+
+    /// The headers that wait.
+    pub(super) fn take_headers(&mut self) -> Bytes {
+        self.headers.split().freeze()
+    }
+
+    /// Length of the headers that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.headers.len()
     }
 
     fn write(&mut self, header: &Header) {
@@ -277,6 +298,10 @@ impl Decoder {
 
     /// Where to receive into. Call [`Decoder::next`] until it has nothing more before receiving again.
     pub(super) fn room(&mut self) -> &mut BytesMut {
+        if self.buffer.is_empty() {
+            // From the front again, as soon as nobody holds what was received there: it is in the processor's cache.
+            let _ = self.buffer.try_reclaim(BUFFER_LEN);
+        }
         let spare = self.buffer.capacity() - self.buffer.len();
         if spare == 0 || (self.open.is_none() && spare < HEADER_LEN) {
             // What stands here moves along, and that is at most a part of a header: `next` has taken payload out.
