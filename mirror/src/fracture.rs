@@ -33,8 +33,12 @@ pub(crate) fn layout(size: u64, attributes: &Attributes) -> RegionLayout {
 pub(crate) struct MissMap {
     /// To be copied.
     dirty: RegionMap,
-    /// Sent to the secondary in the present and in the former generation, and not known to be flushed there.
+    /// Acknowledged by the secondary in the present and in the former generation, and not known to be flushed there.
     unflushed: [RegionMap; 2],
+    /// Of these, what the host's flush that is under way there covers.
+    covered: RegionMap,
+    /// Whether there is such a flush. Others at the same time settle nothing; the next one does.
+    covering: bool,
     /// Pages whose stored content may lack a dirty region or name a clean one.
     stale: Vec<bool>,
     /// Pages whose stored content names something.
@@ -45,7 +49,14 @@ impl MissMap {
     pub(crate) fn new(layout: RegionLayout) -> Self {
         let empty = RegionMap::new(layout);
         let stale = vec![false; layout.pages() as usize];
-        Self { dirty: empty.clone(), unflushed: [empty.clone(), empty], named: stale.clone(), stale }
+        Self {
+            dirty: empty.clone(),
+            unflushed: [empty.clone(), empty.clone()],
+            covered: empty,
+            covering: false,
+            named: stale.clone(),
+            stale,
+        }
     }
 
     /// Takes a stored page. One that cannot be read or understood names everything.
@@ -88,8 +99,8 @@ impl MissMap {
         !self.dirty.any(&regions)
     }
 
-    /// A write or a copy of the range goes to the secondary.
-    pub(crate) fn sent(&mut self, range: ByteRange, generation: usize) {
+    /// The secondary has acknowledged a write or a copy of the range, and may still lose it.
+    pub(crate) fn acknowledged(&mut self, range: ByteRange, generation: usize) {
         let regions = self.layout().touched(range);
         self.unflushed[generation].mark(&regions);
     }
@@ -102,15 +113,40 @@ impl MissMap {
 
     /// The secondary is lost: what it may not have flushed has to be copied again.
     pub(crate) fn lost(&mut self) {
-        for generation in 0..2 {
-            for page in 0..self.pages() {
-                self.stale[page as usize] |= self.unflushed[generation].marked_on(page) > 0;
+        self.covering = false;
+        for map in self.unflushed.iter_mut().chain([&mut self.covered]) {
+            for (page, stale) in (0..).zip(&mut self.stale) {
+                *stale |= map.marked_on(page) > 0;
             }
             if !planted(Bug::ForgetUnflushed) {
-                self.dirty.union(&self.unflushed[generation]);
+                self.dirty.union(map);
             }
-            self.unflushed[generation].clear();
+            map.clear();
         }
+    }
+
+    /// A host's flush goes to the secondary, which is in step: it covers all that was acknowledged before. Costs as
+    /// much as was written since the last one. False when another one is under way; then this one settles nothing.
+    pub(crate) fn begin_flush(&mut self) -> bool {
+        if self.covering {
+            return false;
+        }
+        self.covering = true;
+        debug_assert!(self.covered.is_empty(), "what a flush covered is settled when it ends");
+        for map in &mut self.unflushed {
+            self.covered.union(map);
+            map.clear();
+        }
+        true
+    }
+
+    /// The flush that [`Self::begin_flush`] let cover something is done.
+    pub(crate) fn end_flush(&mut self) {
+        self.covering = false;
+        for (page, stale) in (0..).zip(&mut self.stale) {
+            *stale |= self.named[page as usize] && self.covered.marked_on(page) > 0;
+        }
+        self.covered.clear();
     }
 
     /// The secondary flushed all that was acknowledged in a generation.
@@ -126,7 +162,7 @@ impl MissMap {
     /// Takes the pages that have to be stored. While the secondary is in step they end up empty (R-FL-3): what it has
     /// not flushed is named by the intent log then, which is not dropped before.
     pub(crate) fn take_stale(&mut self, in_step: bool) -> Vec<(u32, Bytes)> {
-        let also = [&self.unflushed[0], &self.unflushed[1]];
+        let also = [&self.unflushed[0], &self.unflushed[1], &self.covered];
         let also = if in_step { &[][..] } else { &also[..] };
         let mut pages = Vec::new();
         for page in 0..self.pages() {
@@ -176,7 +212,9 @@ impl MissMap {
 
     /// Whether nothing is to be copied, flushed or stored.
     pub(crate) fn is_settled(&self) -> bool {
-        self.unflushed.iter().all(RegionMap::is_empty) && !self.stale.contains(&true)
+        self.unflushed.iter().all(RegionMap::is_empty)
+            && self.covered.is_empty()
+            && !self.stale.contains(&true)
     }
 
     pub(crate) fn layout(&self) -> RegionLayout {
@@ -215,24 +253,45 @@ mod tests {
     #[test]
     fn a_lost_secondary_owes_what_it_did_not_flush() {
         let mut map = map();
-        map.sent(ByteRange::new(0, K), 0);
-        map.sent(ByteRange::new(8 * K, 512), 1);
+        map.acknowledged(ByteRange::new(0, K), 0);
+        map.acknowledged(ByteRange::new(8 * K, 512), 1);
         map.flushed(0);
         map.lost();
         assert_eq!(map.dirty_bytes(), K);
         assert_eq!(map.next_run(0, 1 << 20), Some(ByteRange::new(8 * K, K)));
     }
 
+    #[test]
+    fn a_hosts_flush_settles_what_was_acknowledged_before_it() {
+        let mut map = map();
+        map.acknowledged(ByteRange::new(0, K), 0);
+        map.acknowledged(ByteRange::new(K, K), 1);
+        assert!(map.begin_flush());
+        assert!(!map.begin_flush(), "one at a time");
+        map.acknowledged(ByteRange::new(2 * K, K), 1);
+        map.end_flush();
+        let mut lost = map.clone();
+        lost.lost();
+        assert_eq!(lost.next_run(0, 1 << 20), Some(ByteRange::new(2 * K, K)));
+        assert_eq!(lost.dirty_bytes(), K);
+        assert!(map.begin_flush());
+        assert!(!map.is_settled(), "a flush under way has settled nothing");
+        map.lost();
+        assert_eq!(map.dirty_bytes(), K, "it never ended");
+        assert!(map.begin_flush(), "the next attachment may flush");
+    }
+
     proptest! {
         /// Model of secondary and medium: whatever happens, the regions that the secondary does not hold durably are in
         /// the stored pages or were marked since the pages were stored last (those the intent log still names).
         #[test]
-        fn stored_pages_name_what_is_missing(steps in proptest::collection::vec((0u8..7, 0u64..64), 1..80)) {
+        fn stored_pages_name_what_is_missing(steps in proptest::collection::vec((0u8..9, 0u64..64), 1..80)) {
             let mut map = map();
             let mut stored = Bytes::new();
             let mut now = 0usize;
             let mut missing: BTreeSet<u64> = BTreeSet::new();   // the secondary lacks it even in its cache
             let mut cached: [BTreeSet<u64>; 2] = Default::default(); // it has it in its cache
+            let mut flushing: Option<[BTreeSet<u64>; 2]> = None; // of these, what a host's flush covers
             let mut intent: [BTreeSet<u64>; 2] = Default::default();
             for (step, region) in steps {
                 let range = ByteRange::new(region * K, K);
@@ -240,7 +299,7 @@ mod tests {
                     0 | 1 => { // a host write
                         intent[now].insert(region);
                         if map.may_forward(range) {
-                            map.sent(range, now);
+                            map.acknowledged(range, now);
                             cached[now].insert(region);
                         } else {
                             map.miss(range);
@@ -253,21 +312,32 @@ mod tests {
                         missing.insert(region);
                     }
                     3 => if let Some(run) = map.next_run(range.offset(), K) { // a copy
-                        map.sent(run, now);
+                        map.acknowledged(run, now);
                         map.copied(run);
                         missing.remove(&(run.offset() / K));
                         cached[now].insert(run.offset() / K);
                     },
                     4 => { // lost, with its cache
                         map.lost();
-                        for set in &mut cached {
+                        for set in cached.iter_mut().chain(flushing.iter_mut().flatten()) {
                             missing.append(set);
                         }
+                        flushing = None;
                     }
+                    5 => { // a host's flush begins
+                        prop_assert_eq!(map.begin_flush(), flushing.is_none());
+                        if flushing.is_none() {
+                            flushing = Some(std::mem::take(&mut cached));
+                        }
+                    }
+                    6 => if flushing.take().is_some() { // and ends
+                        map.end_flush();
+                    },
                     _ => { // settle
                         now = 1 - now;
                         map.flushed(1 - now);
                         cached[1 - now].clear();
+                        flushing.iter_mut().for_each(|sets| sets[1 - now].clear());
                         if let Some((_, page)) = map.take_stale(false).pop() {
                             stored = page;
                         }
@@ -276,12 +346,15 @@ mod tests {
                 }
                 let mut named = RegionMap::new(map.layout());
                 named.decode(0, MAGIC, &stored).unwrap();
-                for region in missing.iter().chain(cached.iter().flatten()) {
+                for region in missing.iter().chain(cached.iter().flatten()).chain(flushing.iter().flatten().flatten()) {
                     let safe = named.all(&(*region..*region + 1)) || intent.iter().any(|set| set.contains(region));
                     prop_assert!(safe, "region {region} is named nowhere");
                 }
                 for region in &missing {
                     prop_assert!(map.is_dirty(ByteRange::new(region * K, 1)));
+                }
+                if step == 4 && let Some((_, page)) = map.take_stale(false).pop() {
+                    stored = page; // nothing is copied before the pages are stored
                 }
             }
         }

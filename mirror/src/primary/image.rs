@@ -1,19 +1,14 @@
 //! A secondary image as its primary sees it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
-use twinlun_block::ByteRange;
 use twinlun_io::Instant;
 use uuid::Uuid;
 
+use super::attachment::{Attachment, Sent};
 use crate::fracture::MissMap;
-use crate::link::{DataRequest, DataStatus, Hold, Peer, Request, Response, Session};
+use crate::link::{Hold, Peer};
 use crate::planted::{Bug, planted};
 use crate::signal::Signal;
 use crate::throttle::Throttle;
@@ -59,6 +54,14 @@ pub(crate) struct Image<G> {
     pub(crate) lame: Cell<Option<usize>>,
 }
 
+/// A secondary that has to have a write before the host is answered.
+pub(crate) struct Leg<G> {
+    pub(crate) image: Rc<Image<G>>,
+    pub(crate) attachment: Rc<Attachment>,
+    /// Its number on the attachment's list.
+    pub(crate) ticket: u64,
+}
+
 impl<G> Image<G> {
     pub(crate) fn new(id: Uuid, peer: Peer, maps: Vec<MissMap>, logs: Vec<G>, rate: u64) -> Rc<Self> {
         let hold = peer.connect();
@@ -83,24 +86,45 @@ impl<G> Image<G> {
     }
 
     /// Decides about a host's write in one step with marking it: no write is half forwarded (R-SY-2). `Some` when it
-    /// has to be sent now.
-    pub(crate) fn admit(&self, lu: usize, range: ByteRange, generation: usize) -> Option<Rc<Attachment>> {
-        let map = &mut self.maps.borrow_mut()[lu];
+    /// has to be sent now; it is on the attachment's list from this moment.
+    pub(crate) fn admit(self: &Rc<Self>, write: Sent, now: Instant) -> Option<Leg<G>> {
+        let map = &mut self.maps.borrow_mut()[write.lu];
         let attachment = match self.phase.get() {
             Phase::Away => None,
             Phase::Copying | Phase::InStep => self.attachment.borrow().clone(),
         };
         match attachment {
-            Some(attachment) if map.may_forward(range) && self.lame.get() != Some(lu) => {
-                map.sent(range, generation);
-                Some(attachment)
+            Some(attachment) if map.may_forward(write.range) && self.lame.get() != Some(write.lu) => {
+                let ticket = attachment.open(now, Some(write));
+                Some(Leg { image: self.clone(), attachment, ticket })
             }
             Some(_) if planted(Bug::ForwardHalf) => None,
             _ => {
-                map.miss(range);
+                map.miss(write.range);
                 None
             }
         }
+    }
+
+    /// The secondary has a write. Unless it was lost meanwhile (then it owes the write already) the write is from now on
+    /// among what it may still lose.
+    pub(crate) fn acknowledged(&self, attachment: &Rc<Attachment>, ticket: u64) {
+        let Some(write) = attachment.close(ticket) else { return };
+        if !write.stable && self.is_attached(attachment) {
+            self.maps.borrow_mut()[write.lu].acknowledged(write.range, write.generation);
+        }
+    }
+
+    /// The secondary owes a write, whatever it may have of it.
+    pub(crate) fn owes(&self, write: Sent) {
+        self.maps.borrow_mut()[write.lu].miss(write.range);
+    }
+
+    /// What the secondary owes when it is lost: everything that it may not have on stable storage.
+    pub(crate) fn lose_everything_open(&self, attachment: &Attachment) {
+        let mut maps = self.maps.borrow_mut();
+        attachment.each_open(|write| maps[write.lu].miss(write.range));
+        maps.iter_mut().for_each(MissMap::lost);
     }
 
     /// The attachment over which writes go, when it is in step.
@@ -129,105 +153,5 @@ impl<G> Image<G> {
         let (bytes, since) = self.copied.get();
         let millis = now.saturating_since(since).as_millis() as u64;
         (bytes > 0 && millis > 0).then(|| bytes.saturating_mul(1000) / millis)
-    }
-}
-
-/// A session with the secondary's unit during which the image takes part. Every one has an epoch of its own.
-pub(crate) struct Attachment {
-    pub(crate) session: Session,
-    pub(crate) epoch: u64,
-    over: Cell<bool>,
-    signal: Signal,
-    legs: RefCell<Legs>,
-}
-
-/// Requests not yet answered, oldest first.
-#[derive(Default)]
-struct Legs {
-    first: u64,
-    started: VecDeque<Option<Instant>>,
-}
-
-impl Attachment {
-    pub(crate) fn new(session: Session, epoch: u64) -> Rc<Self> {
-        Rc::new(Self {
-            session,
-            epoch,
-            over: Cell::new(false),
-            signal: Signal::default(),
-            legs: RefCell::default(),
-        })
-    }
-
-    /// Whether the image was lost.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.get()
-    }
-
-    /// Ends it: everybody who waits for an answer gives up.
-    pub(crate) fn end(&self) {
-        self.over.set(true);
-        self.signal.raise();
-    }
-
-    /// Waits for the end.
-    pub(crate) async fn ended(&self) {
-        self.signal.until(|| self.over.get().then_some(())).await;
-    }
-
-    /// Makes a request; the reason when it was not done. Ends with the attachment: whatever becomes of the request
-    /// then, the next attachment begins only after it.
-    pub(crate) async fn ask(&self, now: Instant, request: DataRequest) -> Result<(), String> {
-        if self.over.get() {
-            return Err("it was lost before".into());
-        }
-        let ticket = self.start(now);
-        let mut answer = pin!(self.session.request(Request::Data(request)));
-        let mut over = pin!(self.ended());
-        let outcome = std::future::poll_fn(|cx| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(answer));
-            }
-            over.as_mut().poll(cx).map(|()| None)
-        })
-        .await;
-        self.stop(ticket);
-        match outcome {
-            Some(Ok(Response::Data(DataStatus::Done, _))) => Ok(()),
-            Some(Ok(Response::Data(DataStatus::Failed(error), _))) => {
-                Err(format!("its unit answers: {error}"))
-            }
-            Some(Ok(Response::Data(DataStatus::StaleEpoch, _))) => {
-                Err("its unit takes part in a newer attachment".into())
-            }
-            Some(Ok(Response::Data(DataStatus::NotAttached, _))) => Err("its unit does not take part".into()),
-            Some(Ok(Response::Control(_))) => Err("its unit answers nonsense".into()),
-            Some(Err(lost)) => Err(lost.to_string()),
-            None => Err("it was lost meanwhile".into()),
-        }
-    }
-
-    /// Whether a request has been waiting for longer than `limit` (R-FL-5).
-    pub(crate) fn is_late(&self, now: Instant, limit: Duration) -> bool {
-        let legs = self.legs.borrow();
-        legs.started
-            .front()
-            .is_some_and(|oldest| oldest.is_some_and(|start| now.saturating_since(start) >= limit))
-    }
-
-    fn start(&self, now: Instant) -> u64 {
-        let mut legs = self.legs.borrow_mut();
-        legs.started.push_back(Some(now));
-        legs.first + legs.started.len() as u64 - 1
-    }
-
-    fn stop(&self, ticket: u64) {
-        let mut legs = self.legs.borrow_mut();
-        let index = (ticket - legs.first) as usize;
-        legs.started[index] = None;
-        while let Some(None) = legs.started.front() {
-            legs.started.pop_front();
-            legs.first += 1;
-        }
     }
 }

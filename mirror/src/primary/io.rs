@@ -8,13 +8,16 @@ use twinlun_block::{
     BlockError, BlockLayer, BlockRequest, BlockResult, ByteRange, MetaStore, Payload, compare,
 };
 
-use super::{Attachment, Image, Primary};
+use super::attachment::{Attachment, Sent};
+use super::image::Leg;
+use super::{Image, Primary};
 use crate::link::{DataOp, DataRequest, MAX_DATA};
 use crate::planted::{Bug, planted};
 use crate::state::MirrorState;
 
-/// A secondary that has to have a write before the host is answered.
-type Leg<G> = (Rc<Image<G>>, Rc<Attachment>);
+/// Longest range that one request clears. A secondary that has to write its zeros needs a moment for them, and the time limit
+/// for its answer must not depend on how much a host clears with one command.
+const MAX_CLEAR: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Carries out a host's request to LU `lu` of the set.
@@ -62,12 +65,19 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         intent.map_err(|_| BlockError::NotReady)?;
         self.admit()?;
         // Primary and secondaries in parallel, done in any order (R-WR-1, R-WR-2).
-        let legs = self.legs(lu, range, flight.generation());
-        let (primary, ()) =
-            join(self.lus[lu].layer.execute(request.clone()), self.forward(&legs, lu, &request)).await;
+        let write = Sent { lu, range, generation: flight.generation(), stable: is_stable(&request) };
+        let legs = self.legs(write);
+        let layer = &self.lus[lu].layer;
+        let primary = if legs.is_empty() {
+            layer.execute(request).await
+        } else {
+            join(layer.execute(request.clone()), self.forward(&legs, write, &request)).await.0
+        };
         if primary.is_err() {
-            // They may have what the primary has not. What the primary reads from now on is the truth (R-WIL-4).
-            for (image, attachment) in &legs {
+            // They may have what the primary has not, even on stable storage. What the primary reads from now on is the truth
+            // (R-WIL-4).
+            for Leg { image, attachment, .. } in &legs {
+                image.owes(write);
                 self.lose(image, attachment, "the primary image could not write", lu);
             }
         }
@@ -100,60 +110,100 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Everything answered so far becomes stable on the primary and on every secondary in step.
     async fn flush(self: &Rc<Self>, lu: usize) -> BlockResult {
         self.admit()?;
-        let legs: SmallVec<[Leg<M::Log>; 2]> = {
-            let images = self.images.borrow();
-            images.iter().filter_map(|image| Some((image.clone(), image.in_step()?))).collect()
-        };
-        let (primary, ()) = join(
-            self.lus[lu].layer.execute(BlockRequest::Flush),
-            self.forward(&legs, lu, &BlockRequest::Flush),
-        )
-        .await;
+        let images = self.images.borrow().clone();
+        let secondaries = join_all(images.iter().filter_map(|image| {
+            let attachment = image.in_step()?;
+            Some(self.flush_for_host(image, attachment, lu))
+        }));
+        let (primary, _) = join(self.lus[lu].layer.execute(BlockRequest::Flush), secondaries).await;
         self.db.barrier().await.map_err(|_| BlockError::NotReady)?;
         primary
     }
 
+    /// What the secondary has acknowledged before, it does not lose any more, and a fracture later on need not copy it.
+    async fn flush_for_host(
+        self: &Rc<Self>,
+        image: &Rc<Image<M::Log>>,
+        attachment: Rc<Attachment>,
+        lu: usize,
+    ) {
+        let settles = image.maps.borrow_mut()[lu].begin_flush();
+        let request = self.request(&attachment, lu, ByteRange::default(), DataOp::Flush);
+        if let Err(reason) = attachment.ask(self.around.shard.now(), request).await {
+            self.lose(image, &attachment, &reason, lu);
+        } else if settles && image.is_attached(&attachment) {
+            image.maps.borrow_mut()[lu].end_flush();
+        }
+    }
+
     /// Decides, for every secondary in one step, who gets the write; the others have it marked.
-    fn legs(&self, lu: usize, range: ByteRange, generation: usize) -> SmallVec<[Leg<M::Log>; 2]> {
+    fn legs(&self, write: Sent) -> SmallVec<[Leg<M::Log>; 2]> {
         let images = self.images.borrow();
-        images.iter().filter_map(|image| Some((image.clone(), image.admit(lu, range, generation)?))).collect()
+        if images.is_empty() {
+            return SmallVec::new();
+        }
+        let now = self.around.shard.now();
+        images.iter().filter_map(|image| image.admit(write, now)).collect()
     }
 
     /// Sends a request to all legs and waits for all answers. Whoever fails is lost, and the write goes on (R-FL-5).
-    async fn forward(self: &Rc<Self>, legs: &[Leg<M::Log>], lu: usize, request: &BlockRequest) {
+    async fn forward(self: &Rc<Self>, legs: &[Leg<M::Log>], write: Sent, request: &BlockRequest) {
         match legs {
             [] => {}
-            [leg] => self.send(leg, lu, request).await,
+            [leg] => self.send(leg, write, request).await,
             many => {
-                join_all(many.iter().map(|leg| self.send(leg, lu, request))).await;
+                join_all(many.iter().map(|leg| self.send(leg, write, request))).await;
             }
         }
     }
 
-    async fn send(self: &Rc<Self>, (image, attachment): &Leg<M::Log>, lu: usize, request: &BlockRequest) {
-        let whole = request.range().unwrap_or_default();
-        // Only data is limited by the link; a request without data is one piece.
-        let step = if matches!(request, BlockRequest::Write { .. }) { MAX_DATA as u64 } else { u64::MAX };
+    async fn send(self: &Rc<Self>, leg: &Leg<M::Log>, write: Sent, request: &BlockRequest) {
+        let Leg { image, attachment, ticket } = leg;
+        let whole = write.range;
+        let step = match request {
+            BlockRequest::Write { .. } => MAX_DATA as u64,
+            BlockRequest::Unmap { .. } | BlockRequest::WriteZeroes { .. } => MAX_CLEAR,
+            _ => u64::MAX,
+        };
         let mut done = 0;
         loop {
             let range = ByteRange::new(whole.offset() + done, step.min(whole.len() - done));
-            let request = DataRequest {
-                image: self.uuid.into_bytes(),
-                lu: lu as u16,
-                epoch: attachment.epoch,
-                range,
-                copy: false,
-                op: operation(request, done, range.len()),
-            };
-            if let Err(reason) = attachment.ask(self.around.shard.now(), request).await {
-                self.lose(image, attachment, &reason, lu);
+            let piece = self.request(attachment, write.lu, range, operation(request, done, range.len()));
+            if let Err(reason) = attachment.carry(piece).await {
+                attachment.close(*ticket);
+                image.owes(write);
+                self.lose(image, attachment, &reason, write.lu);
                 return;
             }
             done += range.len();
             if done >= whole.len() {
+                image.acknowledged(attachment, *ticket);
                 return;
             }
+            attachment.renew(*ticket, self.around.shard.now());
         }
+    }
+
+    /// Work on a LU of a secondary, on behalf of a host.
+    pub(super) fn request(
+        &self,
+        attachment: &Attachment,
+        lu: usize,
+        range: ByteRange,
+        op: DataOp,
+    ) -> DataRequest {
+        let image = self.uuid.into_bytes();
+        DataRequest { image, lu: lu as u16, epoch: attachment.epoch, range, copy: false, op }
+    }
+}
+
+/// Whether a request is answered only once it is on stable storage.
+fn is_stable(request: &BlockRequest) -> bool {
+    match request {
+        BlockRequest::Write { fua, .. }
+        | BlockRequest::WriteAtomic { fua, .. }
+        | BlockRequest::WriteZeroes { fua, .. } => *fua,
+        _ => false,
     }
 }
 
@@ -171,9 +221,10 @@ fn operation(request: &BlockRequest, at: u64, len: u64) -> DataOp {
             DataOp::WriteZeroes { may_unmap: *may_unmap, stable: *fua }
         }
         BlockRequest::Unmap { .. } => DataOp::Unmap,
-        BlockRequest::Flush => DataOp::Flush,
-        BlockRequest::Read { .. } | BlockRequest::CompareAndWrite { .. } => {
-            unreachable!("reads stay here, and COMPARE AND WRITE travels as a write")
+        BlockRequest::Flush | BlockRequest::Read { .. } | BlockRequest::CompareAndWrite { .. } => {
+            unreachable!(
+                "flushes have a way of their own, reads stay here, and COMPARE AND WRITE travels as a write"
+            )
         }
     }
 }

@@ -4,6 +4,7 @@
 //! [`settle`] moves what is settled out of the logs.
 
 mod attach;
+mod attachment;
 mod image;
 mod io;
 mod orders;
@@ -32,7 +33,8 @@ use crate::service::LuHandle;
 use crate::signal::{Changes, Signal};
 use crate::state::{MirrorChange, MirrorState, Relation, RelationChange, conditions};
 
-pub(crate) use image::{Attachment, Image, Phase};
+pub(crate) use attachment::Attachment;
+pub(crate) use image::{Image, Phase};
 pub(crate) use resync::CopyBoard;
 
 /// What a primary needs of the service.
@@ -218,9 +220,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         image.attachment.replace(None);
         attachment.end();
         let before = image.phase.replace(Phase::Away);
-        for map in image.maps.borrow_mut().iter_mut() {
-            map.lost();
-        }
+        image.lose_everything_open(attachment);
         image.go.set(false);
         self.record_fracture(image, before, reason, false);
         self.tell(Some(&image.unit), Happening::Fractured(reason.into()));

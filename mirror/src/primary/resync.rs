@@ -143,7 +143,6 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
             } else {
                 DataOp::Write { payload, stable: false }
             };
-            image.maps.borrow_mut()[lu].sent(piece, flight.generation());
             let image_id = self.uuid.into_bytes();
             let request =
                 DataRequest { image: image_id, lu: lu as u16, epoch: at.epoch, range: piece, copy: true, op };
@@ -151,6 +150,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
                 self.lose(image, at, &reason, lu);
                 return Ok(());
             }
+            if at.is_over() {
+                return Ok(());
+            }
+            image.maps.borrow_mut()[lu].acknowledged(piece, flight.generation());
         }
         if !at.is_over() {
             image.maps.borrow_mut()[lu].copied(run);

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use twinlun_block::{BlockLayer, BlockRequest, MetaStore};
+use twinlun_block::{BlockLayer, BlockRequest, ByteRange, MetaStore};
 
 use super::{Attachment, Image, Primary};
 use crate::events::Happening;
-use crate::link::{DataOp, DataRequest};
+use crate::link::DataOp;
 use crate::planted::{Bug, planted};
 use crate::protocol::Ask;
 use crate::record::Departed;
@@ -98,14 +98,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
 
     async fn flush_secondary(self: &Rc<Self>, image: &Rc<Image<M::Log>>, at: Rc<Attachment>, former: usize) {
         let flushes = (0..self.lus.len()).map(|lu| {
-            let request = DataRequest {
-                image: self.uuid.into_bytes(),
-                lu: lu as u16,
-                epoch: at.epoch,
-                range: twinlun_block::ByteRange::default(),
-                copy: false,
-                op: DataOp::Flush,
-            };
+            let request = self.request(&at, lu, ByteRange::default(), DataOp::Flush);
             at.ask(self.around.shard.now(), request)
         });
         let failed = join_all(flushes).await.into_iter().enumerate().find(|(_, result)| result.is_err());

@@ -1,11 +1,15 @@
 //! One scenario each, told from the outside.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use twinlun_block::{BlockError, BlockRequest, ByteRange, Payload};
 
-use super::lab::{LUS, Lab, NAME, SIZE};
-use crate::{ErrorKind, LuAccess, MirrorError};
+use super::lab::{LUS, Lab, NAME, SIZE, Unit};
+use crate::{ErrorKind, LuAccess, MirrorError, Rehearsal};
 
 const K: u64 = 1024;
 
@@ -53,6 +57,81 @@ fn a_cut_link_costs_only_the_changed_regions() {
         lab.assert_equal();
         let copied = lab.west.media.iter().map(|medium| medium.written.get()).sum::<u64>() - before;
         assert!(copied <= 12 * K, "{copied} bytes were copied (R-FL-3)");
+    });
+}
+
+#[test]
+fn what_was_flushed_on_both_sides_is_not_copied_again() {
+    Lab::run(21, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        lab.write(0, 0, 1024 * K, 1).await.unwrap();
+        lab.write(1, 0, 512 * K, 2).await.unwrap();
+        let flush = |lu| lab.east.request(lu, BlockRequest::Flush);
+        flush(0).await.unwrap().unwrap();
+        let range = ByteRange::new(2048 * K, 256 * K);
+        let data = Payload::from(vec![3; 256 << 10]);
+        lab.east.request(0, BlockRequest::Write { range, data, fua: true }).await.unwrap().unwrap();
+        lab.write(0, 3000 * K, 4 * K, 4).await.unwrap();
+        lab.west.kill();
+        lab.write(0, 100 * K, 4 * K, 7).await.unwrap();
+        let dirty = lab.view().images[1].dirty_bytes;
+        assert_eq!(dirty, (512 + 4 + 4) * K, "what no flush covered and what was written since");
+        lab.west.start(&lab.world).await;
+        lab.reach("SYNCHRONIZED").await;
+        lab.assert_equal();
+    });
+}
+
+#[test]
+fn a_flush_settles_nothing_that_is_still_under_way() {
+    Lab::run(22, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        // The secondary's disk takes its time: the flush overtakes the write.
+        lab.west.media[0].pace.set(20);
+        let mut write = pin!(lab.write(0, 0, 256 * K, 1));
+        let mut flush = pin!(async {
+            lab.sleep(20).await;
+            lab.east.request(0, BlockRequest::Flush).await
+        });
+        let flushed = match select(&mut write, &mut flush).await {
+            Either::Left(_) => panic!("the write was to be slower"),
+            Either::Right((flushed, _)) => flushed,
+        };
+        flushed.unwrap().unwrap();
+        lab.west.power_cut(&mut lab.world.rng("cut"));
+        write.await.unwrap();
+        assert_eq!(lab.view().images[1].dirty_bytes, 256 * K);
+        lab.west.start(&lab.world).await;
+        lab.reach("SYNCHRONIZED").await;
+        lab.assert_equal();
+    });
+}
+
+#[test]
+fn clearing_much_at_once_is_not_held_against_the_secondary() {
+    Lab::run(23, |lab| async move {
+        lab.add_secondary(false).await;
+        let short = attributes(&[("write_timeout", "0.5")]);
+        lab.order(|service| async move { service.set(NAME, None, &short).await }).await.unwrap();
+        lab.reach("SYNCHRONIZED").await;
+        // It needs a second for all of it, and a quarter of one for each part that it is asked for.
+        lab.west.media[0].pace.set(2);
+        let whole = ByteRange::new(0, SIZE);
+        lab.east.request(0, BlockRequest::Unmap { range: whole }).await.unwrap().unwrap();
+        let zeroes = BlockRequest::WriteZeroes { range: whole, fua: true, may_unmap: false };
+        lab.east.request(0, zeroes).await.unwrap().unwrap();
+        assert!(!lab.view().images[1].fractured);
+        // One that does not answer at all is given up in time all the same (R-FL-5).
+        lab.west.media[0].frozen.set(true);
+        let before = lab.world.shard().now();
+        lab.east.request(0, BlockRequest::Unmap { range: whole }).await.unwrap().unwrap();
+        assert!(lab.world.shard().now().saturating_since(before) < Duration::from_secs(2));
+        assert!(lab.view().images[1].fractured);
+        lab.west.media[0].frozen.set(false);
+        lab.reach("SYNCHRONIZED").await;
+        lab.assert_equal();
     });
 }
 
@@ -313,6 +392,60 @@ fn orders_are_refused_with_a_reason() {
         refused(there.unwrap().unwrap_err(), ErrorKind::Conflict);
         let gone = lab.order(|service| async move { service.activate("other").await }).await;
         refused(gone.unwrap_err(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn a_rehearsal_says_what_the_order_would_and_changes_nothing() {
+    Lab::run(24, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        let before = lab.view();
+        let service = lab.east.service();
+        let kind = |order: Rehearsal<'_>| service.rehearse(NAME, &order).map_err(|error| error.kind());
+        let two = ["lu0".to_owned(), "lu1".to_owned()];
+        let (good, bad) = (attributes(&[("write_timeout", "3")]), attributes(&[("write_timeout", "soon")]));
+        assert_eq!(kind(Rehearsal::AddSecondary { unit: "north", lus: &two }), Ok(()));
+        assert_eq!(kind(Rehearsal::AddSecondary { unit: "west", lus: &two }), Err(ErrorKind::Conflict));
+        assert_eq!(kind(Rehearsal::AddSecondary { unit: "north", lus: &two[..1] }), Err(ErrorKind::Conflict));
+        assert_eq!(kind(Rehearsal::RemoveSecondary { unit: "west", force: false }), Ok(()));
+        assert_eq!(kind(Rehearsal::RemoveSecondary { unit: "north", force: true }), Err(ErrorKind::NotFound));
+        assert_eq!(kind(Rehearsal::Sync { unit: "west" }), Ok(()));
+        assert_eq!(kind(Rehearsal::Sync { unit: "north" }), Err(ErrorKind::NotFound));
+        assert_eq!(kind(Rehearsal::Fracture { unit: "west" }), Ok(()));
+        assert_eq!(kind(Rehearsal::Restore { unit: "west" }), Err(ErrorKind::Conflict));
+        assert_eq!(kind(Rehearsal::Promote), Err(ErrorKind::Conflict));
+        assert_eq!(kind(Rehearsal::Destroy), Err(ErrorKind::Unsafe));
+        assert_eq!(kind(Rehearsal::Set { unit: None, attributes: &good }), Ok(()));
+        assert_eq!(kind(Rehearsal::Set { unit: None, attributes: &bad }), Err(ErrorKind::Usage));
+        assert_eq!(kind(Rehearsal::Set { unit: Some("west"), attributes: &bad }), Err(ErrorKind::Usage));
+        assert_eq!(lab.view(), before);
+        lab.west.kill();
+        lab.sleep(8_000).await;
+        assert_eq!(kind(Rehearsal::Sync { unit: "west" }), Err(ErrorKind::Unreachable));
+    });
+}
+
+#[test]
+fn nothing_of_a_dead_unit_stays_in_memory() {
+    Lab::run(25, |lab| async move {
+        lab.add_secondary(false).await;
+        lab.reach("SYNCHRONIZED").await;
+        let weak = |unit: &Unit| Rc::downgrade(&unit.service().inner);
+        let (east, west) = (weak(&lab.east), weak(&lab.west));
+        let lus = [&lab.east, &lab.west].map(|unit| Rc::downgrade(&unit.media[0]));
+        let counts = || lus.each_ref().map(std::rc::Weak::strong_count);
+        assert!(counts().into_iter().all(|count| count > 1), "the layers of living units hold their media");
+        // Killed in the middle of a write, with everything that a unit has under way.
+        lab.west.media[0].frozen.set(true);
+        let mut write = pin!(lab.east.request(0, BlockRequest::Unmap { range: ByteRange::new(0, SIZE) }));
+        let mut later = pin!(lab.sleep(300));
+        select(&mut write, &mut later).await;
+        lab.east.kill();
+        lab.west.kill();
+        assert_eq!(write.await, None);
+        assert!(east.upgrade().is_none() && west.upgrade().is_none());
+        assert_eq!(counts(), [1, 1]);
     });
 }
 

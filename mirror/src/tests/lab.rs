@@ -35,6 +35,8 @@ pub(super) struct Medium {
     pub(super) fail_writes: Cell<bool>,
     pub(super) fail_reads: Cell<bool>,
     pub(super) frozen: Cell<bool>,
+    /// How many times as long as usual each piece of a write takes.
+    pub(super) pace: Cell<u32>,
     pub(super) written: Cell<u64>,
 }
 
@@ -47,6 +49,7 @@ impl Medium {
             fail_writes: Cell::default(),
             fail_reads: Cell::default(),
             frozen: Cell::default(),
+            pace: Cell::new(1),
             written: Cell::default(),
         })
     }
@@ -137,7 +140,9 @@ impl BlockLayer for RamLu {
             }
             let at = (piece.offset() - range.offset()) as usize;
             self.medium.put(piece.offset(), &data[at..at + piece.len() as usize]);
-            pause(&self.shard).await;
+            for _ in 0..self.medium.pace.get() {
+                pause(&self.shard).await;
+            }
         }
         if fua {
             self.medium.make_durable(range.offset() / SECTOR..range.end() / SECTOR);
