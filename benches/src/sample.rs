@@ -50,6 +50,12 @@ pub(crate) fn medians(samples: &[Sample]) -> Sample {
     }
 }
 
+/// Means of each.
+pub(crate) fn means(samples: &[Sample]) -> Sample {
+    let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / samples.len() as f64;
+    Sample { iops: mean(|s| s.iops), cpu: mean(|s| s.cpu), latency: mean(|s| s.latency) }
+}
+
 /// The arguments of `twinlun load`, read as there.
 #[derive(Debug, clap::Parser)]
 struct Line {
