@@ -336,12 +336,17 @@ impl Worker {
     }
 
     fn end_write(&self, id: WriteId, fate: &Fate, durable: bool) {
-        let mut oracle = self.host.stage.oracle.borrow_mut();
+        let stage = &self.host.stage;
+        let mut oracle = stage.oracle.borrow_mut();
         match fate {
             Fate::Good(_) => oracle.acknowledged(id, durable),
             Fate::NotDone => oracle.refused(id),
             Fate::Over => oracle.failed(id),
             Fate::Lost => oracle.lost(id),
+        }
+        drop(oracle);
+        if matches!(fate, Fate::Good(_)) {
+            stage.acknowledged();
         }
     }
 

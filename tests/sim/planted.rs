@@ -11,13 +11,11 @@ use crate::{Total, cores, replay, run};
 pub(crate) const WITHIN: u64 = 3000;
 
 /// Bugs that this simulator does not show, and why. `--bug` looks for them all the same.
-const HIDDEN: [(Bug, &str); 2] = [
-    (Bug::SkipFractureRecord, "the intent log covers the same regions until somebody promotes without it"),
-    (
-        Bug::AllowStaleEpoch,
-        "a secondary rarely has a write left of a session that is over when the next one begins",
-    ),
-];
+const HIDDEN: [(Bug, &str); 1] = [(
+    Bug::AllowStaleEpoch,
+    "the link opens no session before the requests of the last one are over (L2), and requests of one session reach the array's \
+     turns in their order: two more nets hold what this one lets through; the mirror's own tests have layers without turns and show it",
+)];
 
 /// Plants a bug in this thread, or none.
 pub(crate) fn plant(name: Option<&str>) {

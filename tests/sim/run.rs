@@ -52,6 +52,8 @@ pub(crate) fn run(plan: Plan, loud: bool) -> Outcome {
             Err(stalled) => return Err(format!("the world stands still: {stalled}")),
         };
         stage.violation().map_or(Ok(()), Err)?;
+        let overtaken = stage.overtaken.take();
+        overtaken.iter().try_for_each(|fork| verify::check_secondaries(&stage.plan, fork))?;
         forks.iter().try_for_each(|fork| {
             verify::check_secondaries(&stage.plan, fork)?;
             verify::check_order(&stage.plan, fork)?;

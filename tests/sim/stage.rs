@@ -20,6 +20,7 @@ use twinlun_unit::config::{
 
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::verify::{self, Fork};
 
 /// The mirror that all units take part in.
 pub(crate) const MIRROR: &str = "m";
@@ -175,10 +176,15 @@ pub(crate) struct Stage {
     pub(crate) closing: Cell<bool>,
     /// Faults are over: nothing may fail any more.
     pub(crate) healed: Cell<bool>,
+    /// Copies of the disks at moments when a host heard of a write and the fracture in force was not on record.
+    pub(crate) overtaken: RefCell<Vec<Fork>>,
     violations: RefCell<Vec<String>>,
     log: RefCell<Vec<String>>,
     loud: bool,
 }
+
+/// Copies of this kind that are made in a run.
+const OVERTAKEN: usize = 2;
 
 /// Lines of the log that are kept for the report of a failure.
 const KEPT: usize = 120;
@@ -195,6 +201,7 @@ impl Stage {
             resting: Cell::new(false),
             closing: Cell::new(false),
             healed: Cell::new(false),
+            overtaken: RefCell::default(),
             violations: RefCell::default(),
             log: RefCell::default(),
             loud,
@@ -345,11 +352,25 @@ impl Stage {
     pub(crate) fn view(&self, index: usize) -> Option<MirrorView> {
         let unit = &self.units[index];
         unit.process()?;
-        let processor = unit.processor.borrow().upgrade()?;
-        // Listing awaits nothing: one poll is enough, and the moment is exact.
-        let listed = poll_once(processor.obey(Order::ListMirrors, false))?.ok()?;
-        let views: api::Items<MirrorView> = serde_json::from_value(listed).ok()?;
-        views.items.into_iter().find(|view| view.name == MIRROR)
+        let views = unit.processor.borrow().upgrade()?.present_mirrors();
+        views.into_iter().find(|view| view.name == MIRROR)
+    }
+
+    /// The mirror as its primary's disks know it.
+    pub(crate) fn recorded(&self) -> Option<MirrorView> {
+        let unit = self.primary();
+        unit.process()?;
+        let views = unit.processor.borrow().upgrade()?.recorded_mirrors();
+        views.into_iter().find(|view| view.name == MIRROR)
+    }
+
+    /// A host hears that a write is done. When the primary's disks still say that a secondary is in step which the primary has
+    /// lost, that secondary must have the write (I1): the disks are copied, to look.
+    pub(crate) fn acknowledged(&self) {
+        if self.overtaken.borrow().len() < OVERTAKEN && verify::is_overtaken(self) {
+            let fork = verify::fork(self);
+            self.overtaken.borrow_mut().push(fork);
+        }
     }
 
     /// Whether the mirror is known to its primary: a power cut may come before it was stored.
@@ -423,13 +444,5 @@ impl Stage {
     async fn must(&self, index: usize, order: Order) -> Result<serde_json::Value, String> {
         let text = format!("{order:?}");
         self.order(index, order).await.map_err(|error| format!("set-up: {text}: {error:?}"))
-    }
-}
-
-fn poll_once<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    match work.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(done) => Some(done),
-        std::task::Poll::Pending => None,
     }
 }

@@ -54,6 +54,16 @@ fn is_in_step(image: &ImageView) -> bool {
     !image.fractured && matches!(image.state.as_str(), "SYNCHRONIZED" | "CONSISTENT")
 }
 
+/// Whether a secondary is lost, and on record as being in step.
+pub(crate) fn is_overtaken(stage: &Stage) -> bool {
+    let (Some(now), Some(recorded)) = (stage.view(0), stage.recorded()) else { return false };
+    let lost = |unit: &str| now.images.iter().any(|image| image.unit == unit && image.fractured);
+    recorded
+        .images
+        .iter()
+        .any(|image| image.designator == "secondary" && is_in_step(image) && lost(&image.unit))
+}
+
 fn is_synchronized(view: &MirrorView) -> bool {
     let mut secondaries = view.images.iter().filter(|image| image.designator == "secondary");
     view.state == "ACTIVE"
@@ -198,7 +208,7 @@ pub(crate) struct Fork {
     disks: Vec<(PathBuf, Medium)>,
     configs: Vec<Config>,
     oracle: Oracle,
-    /// Units of secondaries that the primary held for in step.
+    /// Units of secondaries that the primary held for in step, or that were on record as such.
     in_step: Vec<usize>,
     /// Units of secondaries that it held for consistent, though they miss writes.
     behind: Vec<usize>,
@@ -217,15 +227,16 @@ pub(crate) fn fork(stage: &Stage) -> Fork {
             media.extend(medium.map(|medium| (disk.path.clone(), medium)));
         }
     }
-    let view = stage.view(0);
-    let which = |fits: fn(&ImageView) -> bool| {
-        let images: Vec<_> = view.iter().flat_map(|view| &view.images).collect();
+    let (view, recorded) = (stage.view(0), stage.recorded());
+    let which = |views: &[&Option<MirrorView>], fits: fn(&ImageView) -> bool| {
+        let images: Vec<_> =
+            views.iter().flat_map(|view| view.iter()).flat_map(|view| &view.images).collect();
         let fits =
             |unit: &str| images.iter().any(|i| i.unit == unit && i.designator == "secondary" && fits(i));
         (1..stage.units.len()).filter(|index| fits(stage.units[*index].name)).collect::<Vec<_>>()
     };
-    let in_step = which(is_in_step);
-    let behind = which(|image| image.fractured && image.state == "CONSISTENT");
+    let in_step = which(&[&view, &recorded], is_in_step);
+    let behind = which(&[&view], |image| image.fractured && image.state == "CONSISTENT");
     stage.note(|| format!("fork: {in_step:?} in step"));
     Fork {
         at: stage.shard.now().since_start(),
