@@ -8,6 +8,7 @@ mod clients;
 mod conformance;
 mod copies;
 mod guest;
+mod login;
 mod pair;
 mod process;
 mod runner;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let mut cases: Vec<Case> = Vec::new();
     cases.extend(clients::cases());
     cases.extend(conformance::cases());
+    cases.extend(login::cases());
     cases.extend(boot::cases());
     cases.extend(copies::cases());
     cases.extend(trouble::cases());

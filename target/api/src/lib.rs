@@ -22,8 +22,8 @@ pub use mirror::{AddSecondary, CreateMirror, ImageOrder, RemoveSecondary, SetAtt
 pub use problem::{Problem, ProblemKind};
 pub use size::{ByteSize, ParseSizeError};
 pub use unit::{
-    AddDisk, DiskView, DrainPortal, EventView, LinkPeerView, PortalView, RedirectPortal, ReplaceDisk,
-    StatusView, UnitView, Verdict, VerdictLevel,
+    AddDisk, DiskView, DrainPortal, EventView, IsnsView, LinkPeerView, PortalView, RedirectPortal,
+    ReplaceDisk, StatusView, UnitView, Verdict, VerdictLevel,
 };
 
 /// Version of the JSON shapes.

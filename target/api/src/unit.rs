@@ -61,6 +61,18 @@ pub struct LinkPeerView {
     pub reason: Option<String>,
 }
 
+/// An iSNS server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsnsView {
+    /// Its address and port.
+    pub server: String,
+    /// `registered`, `pending`, `failed` or `idle` while no portal serves hosts.
+    pub state: String,
+    /// The last error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// `GET /v1/unit`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitView {
@@ -76,6 +88,8 @@ pub struct UnitView {
     pub version: String,
     /// Portals.
     pub portals: Vec<PortalView>,
+    /// iSNS servers that are told about the portals.
+    pub isns: Vec<IsnsView>,
     /// Address of the link, if it listens.
     pub link: Option<String>,
     /// Other units.

@@ -10,6 +10,7 @@ pub mod config;
 mod connection;
 mod directory;
 mod events;
+mod isns;
 pub mod offline;
 mod orders;
 mod portal;
@@ -21,6 +22,8 @@ mod space;
 pub mod state;
 mod status;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod time;
 mod volume;
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join;
 use tokio::sync::Notify;
 use twinlun_array::{Array, Lu, LuInfo, Vault};
 use twinlun_block::{BlockError, BlockResult, MetaError, MetaStore};
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::connection::HostConnection;
 use crate::events::EventLog;
+use crate::isns::Registrar;
 use crate::portal::{self, Portal};
 use crate::sessions::Sessions;
 use crate::state::{StateError, UnitState};
@@ -56,6 +58,7 @@ pub struct Processor {
     pub(crate) portals: RefCell<Vec<Rc<Portal>>>,
     /// Signalled when a portal begins or ends to serve.
     pub(crate) portals_changed: Notify,
+    pub(crate) isns: Registrar,
     pub(crate) started: Duration,
     volumes: RefCell<BTreeMap<LuId, Rc<Volume>>>,
     ids: RefCell<BTreeMap<Uuid, LuId>>,
@@ -146,6 +149,7 @@ impl Processor {
             target_name,
             portals: RefCell::default(),
             portals_changed: Notify::new(),
+            isns: Registrar::default(),
             volumes: RefCell::default(),
             ids: RefCell::default(),
             ports,
@@ -163,6 +167,7 @@ impl Processor {
         crate::space::watch(&this);
         this.resume_sanitizing();
         portal::open_all(&this).await?;
+        crate::isns::start(&this).await;
         Ok(this)
     }
 
@@ -180,7 +185,8 @@ impl Processor {
                 connection.wait_over().await;
             }
         };
-        if self.shard.timeout(CLOSE_LIMIT, ended).await.is_err() {
+        let (ended, ()) = join(self.shard.timeout(CLOSE_LIMIT, ended), self.leave_isns()).await;
+        if ended.is_err() {
             tracing::warn!("some hosts' commands are still under way; they get no answer");
         }
         self.mirrors.close().await;

@@ -24,6 +24,7 @@ impl Processor {
             target: self.target_name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             portals: self.portal_views(),
+            isns: self.isns.views(),
             link: self.mirrors.link().and_then(Link::local_address).map(|address| address.to_string()),
             peers: peers.collect(),
             started: rfc3339(self.started),

@@ -31,6 +31,8 @@ pub struct UnitConfig {
     pub link: Option<SocketAddr>,
     /// Other units: name and addresses.
     pub peers: Vec<(String, Vec<SocketAddr>)>,
+    /// More sections of the configuration, as they are.
+    pub extra: String,
 }
 
 impl UnitConfig {
@@ -42,6 +44,7 @@ impl UnitConfig {
             portals: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             link: None,
             peers: Vec::new(),
+            extra: String::new(),
         }
     }
 
@@ -68,6 +71,7 @@ impl UnitConfig {
             let _ =
                 write!(text, "\n[[link.peer]]\nunit = \"{unit}\"\naddresses = [{}]\n", addresses.join(", "));
         }
+        let _ = write!(text, "\n{}", self.extra);
         text
     }
 }

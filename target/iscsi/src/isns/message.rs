@@ -192,6 +192,9 @@ pub struct MessageReader {
     part: Option<Part>,
 }
 
+/// The words of a header, and the payload.
+type Pdu = ([u16; 6], Vec<u8>);
+
 #[derive(Debug)]
 struct Part {
     message: Message,
@@ -218,7 +221,7 @@ impl MessageReader {
         Ok(None)
     }
 
-    fn next_pdu(&mut self) -> Result<Option<([u16; 6], Vec<u8>)>, IsnsError> {
+    fn next_pdu(&mut self) -> Result<Option<Pdu>, IsnsError> {
         if self.bytes.len() < HEADER {
             return Ok(None);
         }

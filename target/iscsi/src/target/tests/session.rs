@@ -85,7 +85,9 @@ fn send_targets_in_a_normal_session_tells_of_its_own() {
         ("SendTargets=", format!("TargetName={TARGET} {RECORD}")),
         (&format!("SendTargets={TARGET}"), format!("TargetName={TARGET} {RECORD}")),
         ("SendTargets=iqn.2026-11.io.twinlun:more-0000", String::new()),
-        ("SendTargets=All", "SendTargets=Reject".into()),
+        ("SendTargets=All", format!("TargetName={TARGET} {RECORD}")),
+        ("SendTargets=Alle", "SendTargets=Reject".into()),
+        ("sENDtARGETS=aLL", "sENDtARGETS=NotUnderstood".into()),
     ] {
         let request = text(&mut host, request);
         assert_eq!(words(&text_answer(&mut host, request).text), expected);
