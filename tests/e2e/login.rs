@@ -30,6 +30,12 @@ async fn conformance(folder: PathBuf) -> Outcome {
     }
     let list = run("iscsi-test-cu", ["-l"], SHORT).await?;
     let suites = ["iSCSICHAP", "iSCSISendTargets", "iSCSINop"];
+    // Not SendTargets.Invalid: it wants a Reject for an unknown key. RFC 7143, 6.2 wants NotUnderstood, at which the tool drops its own
+    // session and waits for ever.
+    let family = |suite: &str| match suite {
+        "iSCSISendTargets" => "iSCSI.iSCSISendTargets.Simple".to_owned(),
+        suite => format!("iSCSI.{suite}.*"),
+    };
     if let Some(suite) = suites.iter().find(|suite| !list.contains(&format!("iSCSI.{suite}"))) {
         return Ok(Verdict::Skipped(format!("this iscsi-test-cu has no suite {suite}; libiscsi 1.20 has")));
     }
@@ -44,8 +50,7 @@ async fn conformance(folder: PathBuf) -> Outcome {
         let address = unit.url(0).replacen("iscsi://", "", 1);
         let url = format!("iscsi://{user}%{}@{address}", SECRET.replace(' ', "-"));
         for suite in suites {
-            let family = format!("iSCSI.{suite}.*");
-            let done = output("iscsi-test-cu", ["-d", "-n", "-V", "-t", &family, &url], SHORT).await?;
+            let done = output("iscsi-test-cu", ["-d", "-n", "-V", "-t", &family(suite), &url], SHORT).await?;
             let text = String::from_utf8_lossy(&done.stdout).into_owned();
             let row = text.lines().find(|line| line.trim_start().starts_with("tests "));
             let numbers = row.map(|row| row.split_whitespace().filter_map(|word| word.parse().ok()));
@@ -110,7 +115,7 @@ async fn open_isns(folder: PathBuf) -> Outcome {
     }
     let isns_config = isns_config.display().to_string();
     let list = async |what: &str| {
-        run("isnsadm", ["--config", isns_config.as_str(), "--control", "--list", what], SHORT).await
+        run("isnsadm", ["--config", isns_config.as_str(), "--local", "--list", what], SHORT).await
     };
     let (nodes, portals) = (list("nodes").await?, list("portals").await?);
     let port = unit.portal().rsplit(':').next().unwrap_or_default().to_owned();

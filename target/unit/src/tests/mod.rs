@@ -36,6 +36,7 @@ fn config() -> Config {
     let disk = |n| DiskConfig { path: format!("east/{n}").into(), size: Some(128 << 20) };
     Config {
         unit: "east".into(),
+        busy_poll: Duration::ZERO,
         sp: 'a',
         state_dir: "east".into(),
         disks: (0..2).map(disk).collect(),
