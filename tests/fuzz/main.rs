@@ -20,6 +20,8 @@ mod mirror;
 mod mutate;
 mod pdu;
 mod scsi;
+mod scsi_disk;
+mod scsi_lists;
 mod target;
 mod texts;
 mod watch;
