@@ -448,16 +448,18 @@ impl HostConnection {
         let mut over = std::pin::pin!(volume.sanitized().notified());
         over.as_mut().enable();
         self.processor.start_sanitizing(lu);
-        while start.waits {
+        if !start.waits {
+            return None;
+        }
+        loop {
             let changed = std::pin::pin!(self.changed.notified());
             if running.aborted.get().is_some() {
-                break;
+                return None;
             }
             if let Either::Left(_) = select(over.as_mut(), changed).await {
                 return Some(self.processor.device.borrow().sanitize_reply(lu));
             }
         }
-        None
     }
 
     fn enter(&self, tag: u32) -> Rc<Running> {

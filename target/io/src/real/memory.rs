@@ -114,7 +114,7 @@ impl MemoryDisk {
         let first = taken(range.offset());
         let mut parts = range.split_at_multiples(PIECE);
         let end = parts.find(|part| taken(part.offset()) != first);
-        (first, end.map_or(range.end(), |part| part.offset()))
+        (first, end.map_or(range.end(), ByteRange::offset))
     }
 
     pub(crate) fn zero(&self, range: ByteRange) {
