@@ -21,6 +21,8 @@ const HEADER: usize = 48;
 const ROOM: usize = 256 << 10;
 /// Receives before answers are sent, as in the target.
 const RECEIVES_PER_TURN: usize = 4;
+/// Answers after which they are sent while others are made, as in the target.
+const EXCHANGES_PER_SEND: u64 = 8;
 
 /// As the target by default, and as the load.
 const BUSY_POLL: Duration = Duration::from_micros(50);
@@ -91,6 +93,10 @@ impl End {
             self.received -= self.input;
             self.exchanges += 1;
             self.outbox.push_bytes(self.output.clone());
+            if self.exchanges.is_multiple_of(EXCHANGES_PER_SEND) {
+                // Errors come again below.
+                let _ = self.outbox.poll_send(cx, &self.stream);
+            }
         }
         if let Poll::Ready(sent) = self.outbox.poll_send(cx, &self.stream) {
             sent?;

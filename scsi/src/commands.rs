@@ -357,7 +357,7 @@ pub(crate) static TABLE: &[Row] = &[
 const fn persistent_in(action: u8, name: &'static str, run: Handler) -> Row {
     row(0x5E, name, &[0x5E, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 4], Data::In, run)
         .action(action)
-        .conflict(Conflict::PersistentOnly)
+        .conflict(Conflict::PersistentIn)
         .access(Access::Standby)
 }
 

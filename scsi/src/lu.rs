@@ -176,7 +176,7 @@ impl LogicalUnit {
         match row.conflict {
             Conflict::Free | Conflict::Legacy => false,
             Conflict::PersistentOnly => legacy_stops,
-            Conflict::PersistentOut => self.legacy.is_some(),
+            Conflict::PersistentIn | Conflict::PersistentOut => self.legacy.is_some(),
             Conflict::WriterUnless(mask, value) if cdb.u8_at(4) & mask == value => false,
             Conflict::Writer | Conflict::WriterUnless(..) | Conflict::Reader => {
                 self.stops(row.conflict == Conflict::Reader, nexus)

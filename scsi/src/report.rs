@@ -37,9 +37,6 @@ pub(crate) fn report_luns(c: &mut Context<'_>) -> Run {
 /// REPORT LUNS, also where no LU is. The caller clears REPORTED LUNS DATA HAS CHANGED of the nexus.
 pub(crate) fn luns(nexus: &Nexus, cdb: &[u8]) -> Result<Outcome, Sense> {
     let allocation = cdb.u32_at(6) as usize;
-    if allocation < 16 {
-        return Err(Sense::cdb_field(6, None));
-    }
     let all = match cdb.u8_at(2) {
         0x00 | 0x02 => true,
         0x01 => false, // well-known LUs only: there is none beside REPORT LUNS itself, which is not reported

@@ -61,11 +61,13 @@ pub(crate) enum Conflict {
     WriterUnless(u8, u8),
     /// Passes the Write Exclusive types.
     Reader,
-    /// Passes persistent reservations, not RESERVE of SPC-2.
+    /// Passes persistent reservations, not RESERVE of another nexus (SPC-2).
     PersistentOnly,
+    /// PERSISTENT RESERVE IN: passes persistent reservations, but no RESERVE of SPC-2, not even one's own (SPC-2, 5.5.1).
+    PersistentIn,
     /// Always passes.
     Free,
-    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has.
+    /// PERSISTENT RESERVE OUT: its service actions decide, after RESERVE of SPC-2 has: not even one's own lets it pass.
     PersistentOut,
     /// RESERVE and RELEASE of SPC-2: their handlers decide (CRH).
     Legacy,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 use crate::pair::Pair;
+use crate::persona;
 use crate::process::{find, is_root, missing, run};
 use crate::runner::{Case, Failure, Outcome, Verdict};
 
@@ -31,24 +32,50 @@ enum Fault {
     PrimaryKilled,
 }
 
-const CASES: [(&str, Fault, &str); 3] = [
-    ("guest_ext4_link_cut", Fault::LinkCut, "ext4"),
-    ("guest_xfs_secondary_killed", Fault::SecondaryKilled, "xfs"),
-    ("guest_ext4_primary_killed", Fault::PrimaryKilled, "ext4"),
+/// What a case does with its guest.
+#[derive(Clone, Copy)]
+enum Scene {
+    /// A file system on a mirrored LU, while this happens to the mirror.
+    FileSystem(Fault, &'static str),
+    /// Linux's own tools ask a LU about itself.
+    Tools,
+    /// Two paths, each cut once.
+    Multipath,
+}
+
+const CASES: [(&str, Scene); 5] = [
+    ("guest_tools", Scene::Tools),
+    ("guest_multipath", Scene::Multipath),
+    ("guest_ext4_link_cut", Scene::FileSystem(Fault::LinkCut, "ext4")),
+    ("guest_xfs_secondary_killed", Scene::FileSystem(Fault::SecondaryKilled, "xfs")),
+    ("guest_ext4_primary_killed", Scene::FileSystem(Fault::PrimaryKilled, "ext4")),
 ];
+
+impl Scene {
+    /// Programs it needs, which the guest finds in this machine's own root.
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::FileSystem(..) => &["fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"],
+            Self::Tools => &["lsblk", "lsscsi", "sg_inq", "sg_xcopy", "sg_get_lba_status", "scsi_mandat"],
+            Self::Multipath => &["fio", "multipathd", "multipath"],
+        }
+    }
+}
 
 /// The cases of this room.
 pub(crate) fn cases() -> Vec<Case> {
-    CASES.iter().map(|(name, ..)| Case::new(*name, LIMIT, |folder| outside(name, folder))).collect()
+    CASES
+        .iter()
+        .map(|(name, scene)| Case::new(*name, LIMIT, |folder| outside(name, *scene, folder)))
+        .collect()
 }
 
-async fn outside(name: &'static str, folder: PathBuf) -> Outcome {
+async fn outside(name: &'static str, scene: Scene, folder: PathBuf) -> Outcome {
     if !is_root() {
         return Ok(Verdict::Skipped("needs root for a network namespace".into()));
     }
-    if let Some(reason) =
-        missing(&["linux.uml", "cc", "ip", "iscsid", "iscsiadm", "fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"])
-    {
+    let programs = [&["linux.uml", "cc", "ip", "iscsid", "iscsiadm"], scene.programs()].concat();
+    if let Some(reason) = missing(&programs) {
         return Ok(Verdict::Skipped(reason));
     }
     let namespace = format!("twinlun-{}", std::process::id());
@@ -91,8 +118,12 @@ async fn in_namespace(namespace: &str, name: &str, folder: &Path) -> Outcome {
 /// The program inside the namespace.
 pub(crate) fn inside(name: &str, folder: &Path) -> ExitCode {
     let work = async {
-        let (_, fault, filesystem) = CASES.iter().find(|(case, ..)| *case == name).ok_or("no such case")?;
-        scenario(*fault, filesystem, folder).await
+        let (_, scene) = CASES.iter().find(|(case, ..)| *case == name).ok_or("no such case")?;
+        match scene {
+            Scene::FileSystem(fault, filesystem) => file_system(*fault, filesystem, folder).await,
+            Scene::Tools => persona::tools(folder).await,
+            Scene::Multipath => persona::multipath(folder).await,
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime
@@ -107,9 +138,9 @@ pub(crate) fn inside(name: &str, folder: &Path) -> ExitCode {
     }
 }
 
-async fn scenario(fault: Fault, filesystem: &str, folder: &Path) -> Result<(), Failure> {
+async fn file_system(fault: Fault, filesystem: &str, folder: &Path) -> Result<(), Failure> {
     let mut pair = Pair::build(folder, LU_SIZE, Some(SocketAddr::from(([10, 99, 0, 1], 3260)))).await?;
-    let mut guest = Guest::boot(folder, filesystem)?;
+    let mut guest = Guest::boot(folder, include_str!("guest/job.sh"), &[("filesystem", filesystem)])?;
     guest.await_mark("writing", LIMIT).await?;
     match fault {
         Fault::LinkCut => cut_link(&pair).await?,
@@ -155,21 +186,25 @@ async fn kill_secondary(pair: &mut Pair) -> Result<(), Failure> {
 }
 
 /// A kernel that runs as a group of processes.
-struct Guest {
+pub(crate) struct Guest {
     child: Child,
     job: PathBuf,
     console: PathBuf,
 }
 
 impl Guest {
-    fn boot(folder: &Path, filesystem: &str) -> Result<Self, Failure> {
+    /// Boots it with a job, a script for `sh`, that finds the files besides it in `/tmp/job`.
+    pub(crate) fn boot(folder: &Path, script: &str, files: &[(&str, &str)]) -> Result<Self, Failure> {
         let job = folder.join("job");
         std::fs::create_dir(&job)?;
         // The guest's root is another user to the machine outside, as far as hostfs goes.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
         std::fs::set_permissions(&job, std::fs::Permissions::from_mode(0o777))?;
-        std::fs::write(job.join("filesystem"), filesystem)?;
-        std::fs::write(job.join("job.sh"), include_str!("guest/job.sh"))?;
+        for (name, text) in
+            [("job.sh", script), ("host.sh", include_str!("guest/host.sh"))].iter().chain(files)
+        {
+            std::fs::write(job.join(name), text)?;
+        }
         let init = job.join("init.sh");
         std::fs::write(&init, include_str!("guest/init.sh"))?;
         std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
@@ -193,11 +228,13 @@ impl Guest {
         Ok(Self { child, job, console })
     }
 
-    fn mark(&self, name: &str) -> std::io::Result<()> {
+    /// Tells the guest something.
+    pub(crate) fn mark(&self, name: &str) -> std::io::Result<()> {
         std::fs::write(self.job.join(name), "")
     }
 
-    async fn await_mark(&mut self, name: &str, limit: Duration) -> Result<(), Failure> {
+    /// Waits until the guest tells something.
+    pub(crate) async fn await_mark(&mut self, name: &str, limit: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + limit;
         while !self.job.join(name).exists() {
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
@@ -209,7 +246,7 @@ impl Guest {
     }
 
     /// Waits for the job's end; it must say that all went well.
-    async fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) async fn finish(mut self) -> Result<(), Failure> {
         let ended = tokio::time::timeout(LIMIT, self.child.wait()).await;
         ended.map_err(|_| self.complaint("the guest did not end"))??;
         let console = std::fs::read_to_string(&self.console)?;
@@ -220,8 +257,10 @@ impl Guest {
         let console = std::fs::read(&self.console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
         let lines: Vec<_> = console.lines().collect();
-        let end = lines[lines.len().saturating_sub(30)..].join("\n    ");
-        format!("{what}; its console ends with\n    {end}").into()
+        let (before, end) = lines.split_at(lines.len().saturating_sub(30));
+        let failed: Vec<_> = before.iter().filter(|line| line.contains("FAILED")).copied().collect();
+        let said = [&failed, end].concat().join("\n    ");
+        format!("{what}; its console says\n    {said}").into()
     }
 }
 

@@ -10,6 +10,8 @@ mod copies;
 mod guest;
 mod login;
 mod pair;
+mod persona;
+mod personas;
 mod process;
 mod runner;
 mod trouble;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     cases.extend(boot::cases());
     cases.extend(copies::cases());
     cases.extend(trouble::cases());
+    cases.extend(personas::cases());
     cases.extend(guest::cases());
     runner::run(cases)
 }

@@ -1,1 +1,3 @@
-//! x
+//! What several test programs share.
+
+pub mod answer;

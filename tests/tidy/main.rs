@@ -7,6 +7,7 @@ mod bans;
 mod dependencies;
 mod docs;
 mod source;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

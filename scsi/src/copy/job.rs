@@ -113,6 +113,7 @@ pub(crate) enum Next {
 }
 
 /// Why a copy ends early. Told as COPY ABORTED.
+#[derive(Clone, Copy)]
 struct Fault {
     asc: Asc,
     /// A field of the segment descriptor, or of the parameter list.

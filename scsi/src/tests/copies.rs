@@ -52,8 +52,11 @@ fn copy(rig: &mut Rig, nexus: NexusId, segments: &[Vec<u8>]) -> Reply {
 }
 
 /// COPY ABORTED: additional sense code, segment, and the sense data and status that it forwards from the source (0) or destination (1).
+/// From the source (0) or destination (1), status, sense data.
+type Forward = (usize, u8, Vec<u8>);
+
 #[track_caller]
-fn aborted(reply: &Reply) -> (Asc, u16, Option<(usize, u8, Vec<u8>)>) {
+fn aborted(reply: &Reply) -> (Asc, u16, Option<Forward>) {
     let sense = reply.sense.expect("CHECK CONDITION has sense data");
     assert_eq!(sense[2] & 0x0F, SenseKey::CopyAborted as u8, "{sense:?}");
     let forwarded = [8, 9].iter().position(|at| sense[*at] != 0);
@@ -198,10 +201,10 @@ pub(crate) fn step(
     rig: &mut Rig,
     io: &mut Io,
     previous: Option<BlockResult>,
-) -> Result<(LuId, BlockRequest), Reply> {
+) -> Result<(LuId, BlockRequest), Box<Reply>> {
     match rig.device.step(io, previous) {
         Step::Submit(request) => Ok((io.lu(), request)),
-        Step::Done(reply) => Err(reply),
+        Step::Done(reply) => Err(Box::new(reply)),
     }
 }
 

@@ -436,6 +436,7 @@ fn reserve_of_spc_2() {
         rig.conflict(b, fenced, vec![]);
     }
     rig.conflict(a, &out(REGISTER, 0, 24), list(0, 1, 0));
+    rig.conflict(a, &[0x5E, 0, 0, 0, 0, 0, 0, 0, 8, 0], vec![]);
     rig.good(a, &[0x17, 0, 0, 0, 0, 0], vec![]);
     rig.good(b, &[0x16, 0, 0, 0, 0, 0], vec![]);
     rig.device.close_nexus(b);

@@ -25,7 +25,7 @@ use twinlun_scsi::{
 };
 
 use crate::directory::DirectoryView;
-use crate::processor::{Pending, Processor};
+use crate::processor::{Next, Pending, Processor};
 
 /// While this much waits to be sent, nothing more is received from the host.
 const SEND_HIGH_WATER: usize = 4 << 20;
@@ -365,8 +365,8 @@ impl HostConnection {
         let mut previous = None;
         loop {
             match self.processor.step(&mut io, previous.take()) {
-                Err(reply) => return self.finish(task, reply),
-                Ok(mut pending) => match pending.as_mut().poll(cx) {
+                Next::Answer(reply) => return self.finish(task, reply),
+                Next::Submitted(mut pending) => match pending.as_mut().poll(cx) {
                     Poll::Ready(result) => previous = Some(result),
                     Poll::Pending => return self.run_as_job(task, io, pending),
                 },
@@ -385,8 +385,8 @@ impl HostConnection {
                     break Reply::with_status(Status::TaskAborted);
                 }
                 match this.processor.step(&mut io, Some(result)) {
-                    Ok(next) => pending = next,
-                    Err(reply) => break reply,
+                    Next::Submitted(next) => pending = next,
+                    Next::Answer(reply) => break reply,
                 }
             };
             this.leave(task, &running, reply);

@@ -35,6 +35,14 @@ use crate::volume::Volume;
 /// A request of a command under way.
 pub(crate) type Pending = Pin<Box<dyn Future<Output = BlockResult>>>;
 
+/// What comes next for a command under way.
+pub(crate) enum Next {
+    /// A request was made and must be waited for.
+    Submitted(Pending),
+    /// It is over.
+    Answer(Reply),
+}
+
 /// What hosts see as product name.
 const PRODUCT: &str = "VIRTUAL-DISK";
 /// Seconds that a host which is sent away should wait before it comes back.
@@ -269,15 +277,17 @@ impl Processor {
         self.volumes.borrow_mut().insert(id, volume);
     }
 
-    /// Asks the device server for the next step of a command and submits it, to whichever LU it goes; the reply when there is none.
-    pub(crate) fn step(&self, io: &mut Io, previous: Option<BlockResult>) -> Result<Pending, Reply> {
+    /// Asks the device server for the next step of a command and submits it, to whichever LU it goes.
+    pub(crate) fn step(&self, io: &mut Io, previous: Option<BlockResult>) -> Next {
         let mut previous = previous;
         loop {
             let step = self.device.borrow_mut().step(io, previous.take());
             match step {
-                Step::Done(reply) => return Err(reply),
+                Step::Done(reply) => return Next::Answer(reply),
                 Step::Submit(request) => match self.volume(io.lu()) {
-                    Some(volume) => return Ok(Box::pin(async move { volume.execute(request).await })),
+                    Some(volume) => {
+                        return Next::Submitted(Box::pin(async move { volume.execute(request).await }));
+                    }
                     // The LU went away between two steps.
                     None => previous = Some(Err(BlockError::Aborted)),
                 },

@@ -20,6 +20,12 @@ const SECRETS: [(&str, &str); 2] = [("host", "twelve-and-more"), ("unit", "anoth
 const WRONG_AT_4096: &[(&str, &str)] =
     &[("ProutReserve.Access", "writes 512 bytes to a block of 4096 and expects that to work")];
 
+/// What the tool itself gets wrong where a physical block has several logical ones.
+const WRONG_AT_LARGE_PHYSICAL_BLOCKS: &[(&str, &str)] = &[(
+    "GetLBAStatus.UnmapSingle",
+    "asks for the status of LBA n + 1 and expects a descriptor that begins at LBA n + 8",
+)];
+
 /// One kind of LU, reached in one way.
 pub(crate) struct Cell {
     /// Short name.
@@ -34,7 +40,7 @@ pub(crate) struct Cell {
     access: Access,
     /// Tests to run, as the tool names them.
     tests: &'static str,
-    /// Failures whose cause lies in the tool, by the beginning of the test's name, with the reason.
+    /// Failures whose cause lies in the tool, by the test's name or its beginning, with the reason.
     pub(crate) wrong: &'static [(&'static str, &'static str)],
 }
 
@@ -47,6 +53,11 @@ enum Access {
     /// CHAP in both directions.
     Chap,
 }
+
+/// Suites that write nothing, or that expect to be refused: the others demand success of their writes.
+const READING: &str = "ALL.ReadOnly,ALL.Inquiry,ALL.Mandatory,ALL.ModeSense6,ALL.Prefetch10,ALL.Prefetch16,ALL.PrinReadKeys,\
+    ALL.PrinServiceactionRange,ALL.Read6,ALL.Read10,ALL.Read12,ALL.Read16,ALL.ReadCapacity10,ALL.ReadCapacity16,\
+    ALL.ReadDefectData10,ALL.ReadDefectData12,ALL.ReportSupportedOpcodes,ALL.TestUnitReady";
 
 const PLAIN: Cell = Cell {
     name: "thin-512",
@@ -89,6 +100,26 @@ pub(crate) const CELLS: &[Cell] = &[
         name: "digests",
         title: "thin, blocks of 512 bytes, header digests",
         access: Access::HeaderDigest,
+        ..PLAIN
+    },
+    Cell {
+        name: "physical-4096",
+        title: "thin, 8 blocks of 512 bytes in a physical block",
+        lu: || json!({"thin": true, "physical_block_size": 4096}),
+        wrong: WRONG_AT_LARGE_PHYSICAL_BLOCKS,
+        ..PLAIN
+    },
+    Cell {
+        name: "removable",
+        title: "thin, blocks of 512 bytes, removable",
+        lu: || json!({"thin": true, "removable": true}),
+        ..PLAIN
+    },
+    Cell {
+        name: "read-only",
+        title: "thin, blocks of 512 bytes, read-only; the suites that only read",
+        lu: || json!({"thin": true, "read_only": true}),
+        tests: READING,
         ..PLAIN
     },
     Cell { name: "chap", title: "thin, blocks of 512 bytes, CHAP both ways", access: Access::Chap, ..PLAIN },

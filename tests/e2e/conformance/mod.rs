@@ -28,17 +28,6 @@ const MOST_SKIPS: usize = 35;
 
 /// The tests that no cell can run, with the reason.
 const SKIPS: &[(&str, &str)] = &[
-    ("CompareAndWrite.InvalidDataOutSize", "no LU has several logical blocks in a physical one"),
-    ("NoMedia.NoMediaSBC", "no LU has a removable medium"),
-    ("PreventAllow.2ITNexuses", "no LU has a removable medium"),
-    ("PreventAllow.ColdReset", "no LU has a removable medium"),
-    ("PreventAllow.Eject", "no LU has a removable medium"),
-    ("PreventAllow.ITNexusLoss", "no LU has a removable medium"),
-    ("PreventAllow.LUNReset", "no LU has a removable medium"),
-    ("PreventAllow.Logout", "no LU has a removable medium"),
-    ("PreventAllow.Simple", "no LU has a removable medium"),
-    ("PreventAllow.WarmReset", "no LU has a removable medium"),
-    ("ReadOnly.ReadOnlySBC", "no LU is write protected"),
     ("Sanitize.BlockErase", "SANITIZE is not there"),
     ("Sanitize.BlockEraseReserved", "SANITIZE is not there"),
     ("Sanitize.CryptoErase", "SANITIZE is not there"),
@@ -50,19 +39,12 @@ const SKIPS: &[(&str, &str)] = &[
     ("Sanitize.Readonly", "SANITIZE is not there"),
     ("Sanitize.Reservations", "SANITIZE is not there"),
     ("Sanitize.Reset", "SANITIZE is not there"),
-    ("StartStopUnit.NoLoej", "no LU has a removable medium"),
-    ("StartStopUnit.PwrCnd", "no LU has a removable medium"),
-    ("StartStopUnit.Simple", "no LU has a removable medium"),
     ("WriteAtomic16.BeyondEol", "WRITE ATOMIC is not there"),
     ("WriteAtomic16.DpoFua", "WRITE ATOMIC is not there"),
     ("WriteAtomic16.Simple", "WRITE ATOMIC is not there"),
     ("WriteAtomic16.VPD", "WRITE ATOMIC is not there"),
     ("WriteAtomic16.WriteProtect", "WRITE ATOMIC is not there"),
     ("WriteAtomic16.ZeroBlocks", "WRITE ATOMIC is not there"),
-    ("WriteSame10.InvalidDataOutSize", "no LU has several logical blocks in a physical one"),
-    ("WriteSame10.UnmapUnaligned", "no LU has several logical blocks in a physical one"),
-    ("WriteSame16.InvalidDataOutSize", "no LU has several logical blocks in a physical one"),
-    ("WriteSame16.UnmapUnaligned", "no LU has several logical blocks in a physical one"),
 ];
 
 /// The cases of this room.

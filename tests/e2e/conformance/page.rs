@@ -63,7 +63,7 @@ fn page(overall: &BTreeMap<String, Test>, rows: &[(&Cell, Verdicts)]) -> String 
     let wrong: BTreeMap<_, _> = rows.iter().flat_map(|(cell, _)| cell.wrong).copied().collect();
     text.push_str("\n## Failures whose cause lies in the tool\n| tests | reason |\n| --- | --- |\n");
     for (name, reason) in wrong {
-        let _ = writeln!(text, "| {name}… | {reason} |");
+        let _ = writeln!(text, "| {name} | {reason} |");
     }
     text
 }

@@ -72,10 +72,10 @@ fn parse(text: &str) -> Result<Verdicts, String> {
     let mut suite = "";
     let mut blocks = tests.split(TEST);
     for block in std::iter::once("").chain(blocks.by_ref()) {
-        if let Some((name, said)) = block.split_once(" ...") {
-            if verdicts.insert(format!("{suite}.{name}"), verdict(said)).is_some() {
-                return Err(format!("{suite}.{name} ran twice"));
-            }
+        if let Some((name, said)) = block.split_once(" ...")
+            && verdicts.insert(format!("{suite}.{name}"), verdict(said)).is_some()
+        {
+            return Err(format!("{suite}.{name} ran twice"));
         }
         // The next suite is announced behind the last words of a suite's last test.
         if let Some((_, next)) = block.rsplit_once(SUITE) {

@@ -1,29 +1,9 @@
 # Runs in the guest: a Linux host that uses the LUN. Talks with the outside by files in /tmp/job.
-set -eu
-trap '[ $? = 0 ] || dmesg | tail -n 12' EXIT
+. /tmp/job/host.sh
 fs=$(cat /tmp/job/filesystem)
-say() { echo "JOB $*"; }
-tell() { : > "/tmp/job/$1"; }
-await() { while [ ! -e "/tmp/job/$1" ]; do sleep 0.2; done; }
-
-modprobe iscsi_tcp
-modprobe sd_mod
-mkdir -p /etc/iscsi /run/lock/iscsi /var/lib/iscsi
-rm -rf /etc/iscsi/nodes /etc/iscsi/send_targets /var/lib/iscsi/*
-echo "InitiatorName=iqn.2026-11.io.twinlun:guest" > /etc/iscsi/initiatorname.iscsi
-udevd=/lib/systemd/systemd-udevd
-[ -x $udevd ] || udevd=/usr/lib/systemd/systemd-udevd
-$udevd --daemon
-iscsid
-iscsiadm -m discovery -t sendtargets -p 10.99.0.1
-iscsiadm -m node --login
-i=0
-while [ ! -b /dev/sda ]; do
-    i=$((i + 1))
-    [ $i -lt 100 ] || { say "the disk did not appear"; exit 1; }
-    sleep 0.2
-done
-udevadm settle
+start_initiator
+log_in 10.99.0.1
+await_disk sda
 lsscsi -s || true
 cat /sys/block/sda/queue/discard_max_bytes /sys/block/sda/queue/write_cache
 

@@ -154,6 +154,11 @@ impl StageArray {
         self.portals.first().map_or("", String::as_str)
     }
 
+    /// All places where it serves hosts.
+    pub fn portals(&self) -> &[String] {
+        &self.portals
+    }
+
     /// Its LUN as libiscsi and QEMU write it.
     pub fn url(&self, lun: u16) -> String {
         format!("iscsi://{}/{}/{lun}", self.portal(), self.target())

@@ -6,4 +6,5 @@ mod hostile;
 mod login;
 mod order;
 mod pair;
+mod requirements;
 mod session;

@@ -1,0 +1,72 @@
+//! The Linux guest as people use it: its SCSI tools against a LU, and two paths of which either may be cut.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use twinlun::stage::{StageArray, UnitConfig};
+
+use crate::guest::Guest;
+use crate::pair::{LU, bind, disk_size};
+use crate::process::run;
+use crate::runner::Failure;
+
+const SIZE: u64 = 256 << 20;
+const BLOCK: u64 = 512;
+const SHORT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(300);
+/// Addresses of the guest's two paths; the first is the network's own.
+const PORTALS: [[u8; 4]; 2] = [[10, 99, 0, 1], [10, 99, 1, 1]];
+
+/// `lsblk`, udev, sg3_utils, digests of the kernel's initiator: what they say of the LU is asserted in the guest.
+pub(crate) async fn tools(folder: &Path) -> Result<(), Failure> {
+    let mut unit = unit(folder, &PORTALS[..1]).await?;
+    let (naa, blocks) = (naa(&unit).await?, (SIZE / BLOCK).to_string());
+    let files = [("naa", naa.as_str()), ("blocks", blocks.as_str())];
+    let guest = Guest::boot(folder, include_str!("guest/tools.sh"), &files)?;
+    guest.finish().await?;
+    unit.stop().await?;
+    Ok(())
+}
+
+/// Each path is cut and restored while the guest writes and verifies: multipath notices, goes on, and takes the path back.
+pub(crate) async fn multipath(folder: &Path) -> Result<(), Failure> {
+    address("add", PORTALS[1]).await?;
+    let mut unit = unit(folder, &PORTALS).await?;
+    let naa = naa(&unit).await?;
+    let mut guest = Guest::boot(folder, include_str!("guest/multipath.sh"), &[("naa", &naa)])?;
+    for (name, portal) in [("second", PORTALS[1]), ("first", PORTALS[0])] {
+        guest.await_mark(&format!("writing-{name}"), LIMIT).await?;
+        // Without its address nobody answers: as a pulled cable, and no connection is told.
+        address("del", portal).await?;
+        guest.await_mark(&format!("alone-{name}"), LIMIT).await?;
+        address("add", portal).await?;
+        guest.await_mark(&format!("done-{name}"), LIMIT).await?;
+        guest.mark("go")?;
+    }
+    guest.finish().await?;
+    unit.stop().await?;
+    Ok(())
+}
+
+/// A unit with an unmirrored LU behind these portals.
+async fn unit(folder: &Path, portals: &[[u8; 4]]) -> Result<StageArray, Failure> {
+    let mut config = UnitConfig::new("solo", 2, disk_size(SIZE));
+    config.portals = portals.iter().map(|address| SocketAddr::from((*address, 3260))).collect();
+    let unit = StageArray::start(folder, config).await?;
+    bind(&unit, SIZE, json!({})).await?;
+    Ok(unit)
+}
+
+/// What hosts know the LU by.
+async fn naa(unit: &StageArray) -> Result<String, Failure> {
+    let lu = unit.client().get(&format!("/v1/lus/{LU}")).await?;
+    Ok(lu["naa"].as_str().ok_or("a LU has an identifier")?.to_owned())
+}
+
+async fn address(order: &str, [a, b, c, d]: [u8; 4]) -> Result<(), Failure> {
+    let address = format!("{a}.{b}.{c}.{d}/24");
+    run("ip", ["addr", order, &address, "dev", "tap0"], SHORT).await?;
+    Ok(())
+}
