@@ -52,7 +52,7 @@ pub(super) fn extended_copy(source: &mut Source<'_>) -> Vec<u8> {
 /// A parameter list of POPULATE TOKEN, or of WRITE USING TOKEN with a token that may exist.
 pub(super) fn token_list(source: &mut Source<'_>, write: bool) -> Vec<u8> {
     let mut list = vec![0; if write { 536 } else { 16 }];
-    list[2] = source.byte() & 2 * u8::from(write);
+    list[2] = source.byte() & (2 * u8::from(write));
     if write {
         list[15] = source.byte() % 2;
         let kind: u32 = source.pick(&[0x0080_0001, 0xFFFF_0001]);

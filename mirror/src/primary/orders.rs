@@ -19,6 +19,9 @@ use crate::service::Rehearsal;
 use crate::state::{Conditions, MirrorChange, MirrorState, Relation, RelationChange, conditions};
 use crate::{Attributes, ImageAttributes, MirrorError};
 
+/// A secondary that is to be removed, and the way to its unit when there is one.
+type Leaving<L> = (Rc<Image<L>>, Option<Session>);
+
 impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
     /// Whether the order would be carried out as things stand, as far as this unit can tell: with the same checks.
     pub(crate) fn rehearse(&self, order: &Rehearsal<'_>) -> Result<(), MirrorError> {
@@ -143,11 +146,7 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Primary<L, M> {
         Ok(())
     }
 
-    fn check_removal(
-        &self,
-        unit: &str,
-        force: bool,
-    ) -> Result<(Rc<Image<M::Log>>, Option<Session>), MirrorError> {
+    fn check_removal(&self, unit: &str, force: bool) -> Result<Leaving<M::Log>, MirrorError> {
         let image = self.image(unit)?;
         let session = image.peer.session();
         if session.is_none() && !force {

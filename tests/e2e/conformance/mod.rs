@@ -27,25 +27,7 @@ const AT_ONCE: usize = 5;
 const MOST_SKIPS: usize = 35;
 
 /// The tests that no cell can run, with the reason.
-const SKIPS: &[(&str, &str)] = &[
-    ("Sanitize.BlockErase", "SANITIZE is not there"),
-    ("Sanitize.BlockEraseReserved", "SANITIZE is not there"),
-    ("Sanitize.CryptoErase", "SANITIZE is not there"),
-    ("Sanitize.CryptoEraseReserved", "SANITIZE is not there"),
-    ("Sanitize.ExitFailureMode", "SANITIZE is not there"),
-    ("Sanitize.InvalidServiceAction", "SANITIZE is not there"),
-    ("Sanitize.Overwrite", "SANITIZE is not there"),
-    ("Sanitize.OverwriteReserved", "SANITIZE is not there"),
-    ("Sanitize.Readonly", "SANITIZE is not there"),
-    ("Sanitize.Reservations", "SANITIZE is not there"),
-    ("Sanitize.Reset", "SANITIZE is not there"),
-    ("WriteAtomic16.BeyondEol", "WRITE ATOMIC is not there"),
-    ("WriteAtomic16.DpoFua", "WRITE ATOMIC is not there"),
-    ("WriteAtomic16.Simple", "WRITE ATOMIC is not there"),
-    ("WriteAtomic16.VPD", "WRITE ATOMIC is not there"),
-    ("WriteAtomic16.WriteProtect", "WRITE ATOMIC is not there"),
-    ("WriteAtomic16.ZeroBlocks", "WRITE ATOMIC is not there"),
-];
+const SKIPS: &[(&str, &str)] = &[];
 
 /// The cases of this room.
 pub(crate) fn cases() -> Vec<Case> {

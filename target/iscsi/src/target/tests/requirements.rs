@@ -55,14 +55,15 @@ fn names_of_223_bytes_are_taken() {
 /// Section 11: what a PDU does not define is zero. Per opcode the bits of bytes 1 to 3, and ranges of whole bytes.
 #[test]
 fn reserved_fields_are_sent_as_zero() {
-    let check = |header: [u8; 48], opcode: u8, flags: [u8; 3], ranges: &[std::ops::Range<usize>]| {
+    let check = |header: [u8; 48], opcode: u8, flags: [u8; 3], ranges: &[(usize, usize)]| {
         assert_eq!(header[0], opcode);
         assert_eq!(header[4], 0, "no AHS: {header:02x?}");
         for (at, mask) in (1..).zip(flags) {
             assert_eq!(header[at] & mask, 0, "byte {at} of {header:02x?}");
         }
-        for range in ranges {
-            assert!(header[range.clone()].iter().all(|byte| *byte == 0), "bytes {range:?} of {header:02x?}");
+        for &(from, to) in ranges {
+            let bytes = &header[from..to];
+            assert!(bytes.iter().all(|byte| *byte == 0), "bytes {from} to {to} of {header:02x?}");
         }
     };
     let fresh = || Host::logged_in("", |_| {});
@@ -72,34 +73,34 @@ fn reserved_fields_are_sent_as_zero() {
     host.send(command);
     host.command();
     host.connection.respond(1, ScsiResponse::good());
-    check(header(&mut host), 0x21, [0x61, 0, 0], &[8..16]);
+    check(header(&mut host), 0x21, [0x61, 0, 0], &[(8, 16)]);
 
     let mut host = fresh();
     let command = host.read(1, 512);
     host.send(command);
     host.command();
     host.connection.respond(1, ScsiResponse::data(payload(&pattern(512))));
-    check(header(&mut host), 0x25, [0x38, 0xff, 0], &[8..16]);
+    check(header(&mut host), 0x25, [0x38, 0xff, 0], &[(8, 16)]);
 
     let mut host = fresh();
     let command = host.write(1, 512, &[], true);
     host.send(command);
-    check(header(&mut host), 0x31, [0x7f, 0xff, 0xff], &[5..8]);
+    check(header(&mut host), 0x31, [0x7f, 0xff, 0xff], &[(5, 8)]);
 
     let mut host = fresh();
     let request = ping(&host, 5);
     host.send(request);
-    check(header(&mut host), 0x20, [0x7f, 0xff, 0xff], &[8..16, 36..48]);
+    check(header(&mut host), 0x20, [0x7f, 0xff, 0xff], &[(8, 16), (36, 48)]);
 
     let mut host = fresh();
     host.send(host.function(2, TaskFunction::TASK_REASSIGN, 9, 0));
-    check(header(&mut host), 0x22, [0x7f, 0, 0xff], &[5..16, 20..24, 36..48]);
+    check(header(&mut host), 0x22, [0x7f, 0, 0xff], &[(5, 16), (20, 24), (36, 48)]);
 
     let mut host = fresh();
     let mut unknown = RawPdu::header(pdu::Bhs([0; 48]));
     unknown.bhs.0[0] = 0x1c;
     host.send(unknown);
-    check(header(&mut host), 0x3f, [0x7f, 0, 0xff], &[8..16, 20..24, 40..48]);
+    check(header(&mut host), 0x3f, [0x7f, 0, 0xff], &[(8, 16), (20, 24), (40, 48)]);
 }
 
 /// Section 11: receivers look at no bit that is not defined.
