@@ -241,8 +241,11 @@ impl Reservations {
         }
         let mut change = Change::default();
         self.registrations.retain(|r| {
-            let goes = r.who != *who && (everybody || r.key == key);
-            if goes {
+            let own = r.who == *who;
+            // Who preempts a reservation keeps its own registration. Who only removes registrations may name its own key as well,
+            // and is not told what it knows (SPC-5, 5.14.11.2.4).
+            let goes = (everybody || r.key == key) && !(own && takes_over);
+            if goes && !own {
                 change.preempted.push(r.who.clone());
             }
             !goes
@@ -253,6 +256,9 @@ impl Reservations {
             if before.is_some_and(|before| before != kind && before.registrants()) {
                 change.released = self.others(who);
             }
+        } else if self.registrations.is_empty() {
+            // The last holder under an All Registrants type.
+            self.reservation = None;
         }
         self.count();
         Some(change)

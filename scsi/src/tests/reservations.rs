@@ -420,6 +420,27 @@ fn registrations_are_bounded() {
 }
 
 #[test]
+fn preempting_ones_own_key_without_a_reservation_unregisters() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.open("a"), rig.open("b"));
+    rig.pr(a, REGISTER, 0, 0, 1);
+    rig.pr(b, REGISTER, 0, 0, 1);
+    rig.pr(a, PREEMPT, 5, 1, 1);
+    assert!(rig.device.reservations(LU).expect("the LU is there").registrations.is_empty());
+    assert_eq!(rig.attention(a), None, "it knows what it did");
+    assert_eq!(rig.attention(b), Some((0x2A, 5)));
+    // The holder keeps its registration, and changes the type.
+    rig.pr(a, REGISTER, 0, 0, 1);
+    rig.pr(a, RESERVE, 5, 1, 0);
+    rig.pr(a, PREEMPT, 6, 1, 1);
+    assert_eq!(rig.reserved(a), Some((1, 6)));
+    // Under All Registrants the reservation goes with its last holder.
+    rig.pr(a, PREEMPT, 8, 1, 1);
+    rig.pr(a, PREEMPT, 8, 1, 1);
+    assert_eq!(rig.reserved(b), None);
+}
+
+#[test]
 fn reserve_of_spc_2() {
     let mut rig = Rig::new();
     let (a, b) = (rig.open("a"), rig.open("b"));
