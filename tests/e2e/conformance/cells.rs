@@ -16,15 +16,18 @@ const IN_STEP: Duration = Duration::from_secs(60);
 const INITIATORS: [&str; 2] = ["iqn.2026-11.io.twinlun:first", "iqn.2026-11.io.twinlun:second"];
 const SECRETS: [(&str, &str); 2] = [("host", "twelve-and-more"), ("unit", "another-secret")];
 
-/// What the tool itself gets wrong with blocks of 4096 bytes.
-const WRONG_AT_4096: &[(&str, &str)] =
-    &[("ProutReserve.Access", "writes 512 bytes to a block of 4096 and expects that to work")];
+/// What the tool itself gets wrong over two paths.
+const WRONG_OVER_TWO_PATHS: &[(&str, &str)] =
+    &[("Sanitize.Reset", "Sanitize.Reservations, which runs before it, leaves a RESERVE on the other path")];
 
-/// What the tool itself gets wrong where a physical block has several logical ones.
-const WRONG_AT_LARGE_PHYSICAL_BLOCKS: &[(&str, &str)] = &[(
-    "GetLBAStatus.UnmapSingle",
-    "asks for the status of LBA n + 1 and expects a descriptor that begins at LBA n + 8",
-)];
+/// What it gets wrong besides where a physical block has several logical ones.
+const WRONG_AT_LARGE_PHYSICAL_BLOCKS: &[(&str, &str)] = &[
+    WRONG_OVER_TWO_PATHS[0],
+    (
+        "GetLBAStatus.UnmapSingle",
+        "asks for the status of LBA n + 1 and expects a descriptor that begins at LBA n + 8",
+    ),
+];
 
 /// One kind of LU, reached in one way.
 pub(crate) struct Cell {
@@ -50,7 +53,7 @@ enum Access {
     Open,
     /// With header digests; the tool knows no data digests.
     HeaderDigest,
-    /// CHAP in both directions.
+    /// CHAP in both directions, one portal.
     Chap,
 }
 
@@ -66,7 +69,7 @@ const PLAIN: Cell = Cell {
     mirrored: false,
     access: Access::Open,
     tests: "ALL",
-    wrong: &[],
+    wrong: WRONG_OVER_TWO_PATHS,
 };
 
 /// All cells. What a cell leaves unsaid is as in the first.
@@ -77,14 +80,12 @@ pub(crate) const CELLS: &[Cell] = &[
         name: "thin-4096",
         title: "thin, blocks of 4096 bytes",
         lu: || json!({"thin": true, "block_size": 4096}),
-        wrong: WRONG_AT_4096,
         ..PLAIN
     },
     Cell {
         name: "thick-4096",
         title: "thick, blocks of 4096 bytes",
         lu: || json!({"thin": false, "block_size": 4096}),
-        wrong: WRONG_AT_4096,
         ..PLAIN
     },
     Cell { name: "mirrored-thin-512", title: "mirrored, thin, blocks of 512 bytes", mirrored: true, ..PLAIN },
@@ -93,7 +94,6 @@ pub(crate) const CELLS: &[Cell] = &[
         title: "mirrored, thick, blocks of 4096 bytes",
         lu: || json!({"thin": false, "block_size": 4096}),
         mirrored: true,
-        wrong: WRONG_AT_4096,
         ..PLAIN
     },
     Cell {
@@ -120,9 +120,16 @@ pub(crate) const CELLS: &[Cell] = &[
         title: "thin, blocks of 512 bytes, read-only; the suites that only read",
         lu: || json!({"thin": true, "read_only": true}),
         tests: READING,
+        wrong: &[],
         ..PLAIN
     },
-    Cell { name: "chap", title: "thin, blocks of 512 bytes, CHAP both ways", access: Access::Chap, ..PLAIN },
+    Cell {
+        name: "chap",
+        title: "thin, blocks of 512 bytes, CHAP both ways, one portal",
+        access: Access::Chap,
+        wrong: &[],
+        ..PLAIN
+    },
 ];
 
 impl Cell {
@@ -156,7 +163,8 @@ impl Cell {
         if self.access == Access::Chap {
             admit_by_chap(unit).await?;
         }
-        let urls: Vec<_> = unit.urls(0).into_iter().map(|url| self.access.apply(url)).collect();
+        let portals = if self.access == Access::Chap { 1 } else { 2 };
+        let urls: Vec<_> = unit.urls(0).into_iter().take(portals).map(|url| self.access.apply(url)).collect();
         verdicts(self.tests, INITIATORS, &urls).await
     }
 }
