@@ -1,5 +1,6 @@
 //! Reading a unit's LUs while its daemon is stopped: for dumps, and for comparing images without the mirror's own bookkeeping.
 
+use futures_util::future::LocalBoxFuture;
 use twinlun_array::{Array, ArrayError, Lu};
 use twinlun_block::{BlockError, BlockLayer, BlockRequest, ByteRange, Payload};
 use twinlun_io::Shard;
@@ -47,7 +48,15 @@ pub struct OfflineLu {
 
 impl OfflineLu {
     /// Opens the unit's array and finds the LU.
-    pub async fn open(shard: &Shard, config: &Config, name: &str) -> Result<Self, OfflineError> {
+    pub fn open<'a>(
+        shard: &'a Shard,
+        config: &'a Config,
+        name: &'a str,
+    ) -> LocalBoxFuture<'a, Result<Self, OfflineError>> {
+        Box::pin(Self::find(shard, config, name))
+    }
+
+    async fn find(shard: &Shard, config: &Config, name: &str) -> Result<Self, OfflineError> {
         let disks = config.disks.iter();
         // No size: a disk that is not there is not made.
         let disks = disks.map(|d| twinlun_array::DiskConfig { path: d.path.clone(), size: None }).collect();
@@ -66,14 +75,16 @@ impl OfflineLu {
     }
 
     /// Reads a range.
-    pub async fn read(&self, range: ByteRange) -> Result<Payload, OfflineError> {
-        let read = self.lu.execute(BlockRequest::Read { range }).await;
-        read.map_err(|error| OfflineError::Read { lu: self.name.clone(), error })
+    pub fn read(&self, range: ByteRange) -> LocalBoxFuture<'_, Result<Payload, OfflineError>> {
+        Box::pin(async move {
+            let read = self.lu.execute(BlockRequest::Read { range }).await;
+            read.map_err(|error| OfflineError::Read { lu: self.name.clone(), error })
+        })
     }
 
     /// Gives the array back.
-    pub async fn close(self) -> Result<(), OfflineError> {
-        Ok(self.array.shutdown().await?)
+    pub fn close(self) -> LocalBoxFuture<'static, Result<(), OfflineError>> {
+        Box::pin(async move { Ok(self.array.shutdown().await?) })
     }
 }
 

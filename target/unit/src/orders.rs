@@ -5,6 +5,7 @@ mod portals;
 
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use serde_json::{Value, json};
 use twinlun_api as api;
@@ -26,7 +27,11 @@ const MAX_PHYSICAL_BLOCK: u32 = 64 << 10;
 
 impl Processor {
     /// Carries out an order; with `dry_run` a changing one is checked and described only.
-    pub async fn obey(self: &Rc<Self>, order: Order, dry_run: bool) -> Answer {
+    pub fn obey(self: &Rc<Self>, order: Order, dry_run: bool) -> LocalBoxFuture<'_, Answer> {
+        Box::pin(self.carry_out(order, dry_run))
+    }
+
+    async fn carry_out(self: &Rc<Self>, order: Order, dry_run: bool) -> Answer {
         match order {
             Order::ShowUnit => value(self.unit_view()),
             Order::Status => value(self.status()),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::{LocalBoxFuture, join};
 use tokio::sync::Notify;
 use twinlun_array::{Array, Lu, LuInfo, Vault};
 use twinlun_block::{BlockError, BlockResult, MetaError, MetaStore};
@@ -119,7 +119,17 @@ impl LuSource<Lu> for ArrayLus {
 
 impl Processor {
     /// Opens the disks, recovers everything and serves hosts. `key` is the link key, needed when the configuration has a link.
-    pub async fn start(shard: Shard, config: Config, key: Option<Vec<u8>>) -> Result<Rc<Self>, StartError> {
+    ///
+    /// Boxed, like the other doors of this crate: whoever awaits a bare `async fn` compiles all that it awaits once more.
+    pub fn start(
+        shard: Shard,
+        config: Config,
+        key: Option<Vec<u8>>,
+    ) -> LocalBoxFuture<'static, Result<Rc<Self>, StartError>> {
+        Box::pin(Self::open(shard, config, key))
+    }
+
+    async fn open(shard: Shard, config: Config, key: Option<Vec<u8>>) -> Result<Rc<Self>, StartError> {
         let disks = config.disks.iter();
         let disks = disks
             .map(|disk| twinlun_array::DiskConfig { path: disk.path.clone(), size: disk.size })
@@ -180,7 +190,11 @@ impl Processor {
     }
 
     /// Stops serving, flushes, stores the logs. Nothing acknowledged is lost when it ends early, it only takes longer to start again.
-    pub async fn shutdown(&self) {
+    pub fn shutdown(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.close())
+    }
+
+    async fn close(&self) {
         self.stopping.set(true);
         let connections: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| s.connection.clone()).collect();
         for connection in &connections {
