@@ -16,6 +16,7 @@ pub enum UnitAttention {
     NexusLoss,
     MediumMayHaveChanged,
     CommandsClearedByAnotherInitiator,
+    SomeCommandsClearedByIscsiProtocolEvent,
     ReservationsPreempted,
     RegistrationsPreempted,
     ReservationsReleased,
@@ -32,13 +33,14 @@ pub enum UnitAttention {
 
 impl UnitAttention {
     /// All conditions, first reported first.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
         Self::NexusLoss,
         Self::MediumMayHaveChanged,
         Self::CommandsClearedByAnotherInitiator,
+        Self::SomeCommandsClearedByIscsiProtocolEvent,
         Self::ReservationsPreempted,
         Self::RegistrationsPreempted,
         Self::ReservationsReleased,
@@ -62,6 +64,7 @@ impl UnitAttention {
             Self::NexusLoss => Asc(0x29, 0x07),
             Self::MediumMayHaveChanged => Asc(0x28, 0x00),
             Self::CommandsClearedByAnotherInitiator => Asc(0x2F, 0x00),
+            Self::SomeCommandsClearedByIscsiProtocolEvent => Asc(0x47, 0x7F),
             Self::ReservationsPreempted => Asc(0x2A, 0x03),
             Self::RegistrationsPreempted => Asc(0x2A, 0x05),
             Self::ReservationsReleased => Asc(0x2A, 0x04),

@@ -108,6 +108,15 @@ impl TargetDevice {
         effects.answer(ManagementResponse::Complete)
     }
 
+    /// Tasks of a nexus were ended without an answer because the connection that carried them is gone: the next command at that LU
+    /// hears of it (RFC 7143 section 11.14.5).
+    pub fn tasks_were_cleared(&mut self, nexus: NexusId, lun: [u8; 8]) {
+        let lu = self.nexuses.get(&nexus).and_then(|state| state.resolve(lun));
+        if let Some(unit) = lu.and_then(|id| self.lus.get_mut(&id)) {
+            unit.establish(UnitAttention::SomeCommandsClearedByIscsiProtocolEvent, |id| id == nexus);
+        }
+    }
+
     /// Carries out a task management function.
     pub fn manage(&mut self, nexus: NexusId, lun: [u8; 8], function: TaskManagement) -> Managed {
         let mut effects = Effects::default();

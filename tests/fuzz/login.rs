@@ -247,6 +247,8 @@ fn bounds(parameters: &Parameters, policy: &Policy) {
     assert!(parameters.max_outstanding_r2t >= 1);
     assert!(parameters.header_digest <= (policy.header_digest != DigestPolicy::Never));
     assert!(parameters.data_digest <= (policy.data_digest != DigestPolicy::Never));
+    assert!(parameters.max_connections >= 1 && parameters.max_connections <= policy.max_connections.max(1));
+    assert!(parameters.error_recovery <= policy.error_recovery);
     assert!(parameters.time2wait <= 3600 && parameters.time2retain <= 3600);
 }
 

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use twinlun_api::ByteSize;
 
@@ -110,6 +111,36 @@ pub struct Limits {
     pub ping_answer_seconds: u64,
     /// Bytes that SANITIZE writes to a LU in a second; 0: as many as it can.
     pub sanitize_rate: u64,
+    /// Connections that a session may have, from 1 (MaxConnections).
+    #[serde(deserialize_with = "session_connections")]
+    pub session_connections: u16,
+    /// Highest ErrorRecoveryLevel that hosts are offered, 0 to 2.
+    #[serde(deserialize_with = "error_recovery_level")]
+    pub error_recovery_level: u8,
+    /// Seconds for which a lost connection's commands wait for the host to come back, 0 to 3600 (DefaultTime2Retain).
+    #[serde(deserialize_with = "retain_seconds")]
+    pub retain_seconds: u16,
+}
+
+fn session_connections<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    match u16::deserialize(from)? {
+        0 => Err(D::Error::custom("session_connections is 1 at least")),
+        count => Ok(count),
+    }
+}
+
+fn error_recovery_level<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    match u8::deserialize(from)? {
+        level @ 0..=2 => Ok(level),
+        _ => Err(D::Error::custom("error_recovery_level is 0, 1 or 2")),
+    }
+}
+
+fn retain_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    match u16::deserialize(from)? {
+        seconds @ 0..=3600 => Ok(seconds),
+        _ => Err(D::Error::custom("retain_seconds is 3600 at most")),
+    }
 }
 
 impl Default for Limits {
@@ -121,6 +152,9 @@ impl Default for Limits {
             ping_seconds: 30,
             ping_answer_seconds: 30,
             sanitize_rate: 48 << 20,
+            session_connections: 8,
+            error_recovery_level: 2,
+            retain_seconds: 20,
         }
     }
 }

@@ -6,8 +6,10 @@ use std::rc::Rc;
 use twinlun_iscsi::chap::Secret;
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::names::IscsiName;
+use twinlun_iscsi::negotiate::Parameters;
 use twinlun_iscsi::target::{
     Access, Authentication, ChapCredentials, Directory, LoginSubject, Redirect, SessionType, TargetRecord,
+    Tsih,
 };
 
 use crate::portal::{Portal, Service};
@@ -54,8 +56,8 @@ impl Directory for DirectoryView<'_> {
         Ok(Access { authentication, alias: None, redirect })
     }
 
-    fn has_session(&self, subject: &LoginSubject, tsih: u16) -> bool {
-        self.processor.sessions.borrow().has(subject, tsih)
+    fn session(&self, subject: &LoginSubject, tsih: Tsih) -> Option<Parameters> {
+        self.processor.sessions.borrow().parameters(subject, tsih)
     }
 
     fn targets(&self, initiator: &IscsiName) -> Vec<TargetRecord> {

@@ -285,7 +285,9 @@ impl Processor {
         if dry_run {
             return plan(format!("end session {tsih} of {}", session.subject.initiator));
         }
-        session.connection.close();
+        if let Some(host) = session.host() {
+            host.close();
+        }
         value(json!({ "tsih": tsih }))
     }
 

@@ -1,22 +1,26 @@
 //! Portals: accepting hosts, within caps, and admitting their sessions.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use twinlun_io::{Listener, Stream};
 use twinlun_iscsi::login::LoginStatus;
-use twinlun_iscsi::target::{CloseReason, Connection, ConnectionConfig, SessionRequest, SessionType, Timers};
+use twinlun_iscsi::target::{
+    CloseReason, ConnectionConfig, Handshake, Session as Core, SessionRequest, SessionType, Timers, Tsih,
+};
 use twinlun_scsi::InitiatorPort;
 
 use crate::config::PortalConfig;
 use crate::connection::HostConnection;
+use crate::directory::DirectoryView;
 use crate::processor::{Processor, StartError};
+use crate::session::HostSession;
 use crate::sessions::{Session, SessionKey};
 
 /// Pause after a failed accept, so that a lasting error does not spin.
@@ -52,7 +56,8 @@ pub(crate) struct Portal {
     /// Counts changes of service: a job of an earlier time sees that it is out of date.
     epoch: Cell<u64>,
     changed: Notify,
-    connections: RefCell<BTreeMap<u64, Rc<HostConnection>>>,
+    /// Weak, because connections own the storage processor that owns its portals.
+    connections: RefCell<BTreeMap<u64, Weak<HostConnection>>>,
     accepted: Cell<u64>,
 }
 
@@ -85,12 +90,13 @@ impl Portal {
     }
 
     pub(crate) fn connections(&self) -> Vec<Rc<HostConnection>> {
-        self.connections.borrow().values().cloned().collect()
+        self.connections.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
     /// Sessions that came in here.
     pub(crate) fn sessions(&self) -> usize {
-        self.connections.borrow().values().filter(|connection| connection.session().is_some()).count()
+        let handles: BTreeSet<_> = self.connections().iter().filter_map(|c| c.session()).collect();
+        handles.len()
     }
 
     /// Waits until `reached` holds; it is asked again whenever a connection ends or the service changes.
@@ -104,10 +110,10 @@ impl Portal {
         }
     }
 
-    fn enter(&self, connection: Rc<HostConnection>) -> u64 {
+    fn enter(&self, connection: &Rc<HostConnection>) -> u64 {
         let number = self.accepted.get() + 1;
         self.accepted.set(number);
-        self.connections.borrow_mut().insert(number, connection);
+        self.connections.borrow_mut().insert(number, Rc::downgrade(connection));
         number
     }
 
@@ -195,14 +201,19 @@ impl Processor {
             ping_timeout: Duration::from_secs(answer),
             ..config.timers
         };
-        let core = Connection::new(config, seed, self.now());
+        config.policy.max_connections = limits.session_connections;
+        config.policy.error_recovery = limits.error_recovery_level;
+        config.policy.time2retain = limits.retain_seconds;
+        let handshake = Handshake::new(config, seed, self.now());
         self.connections.set(self.connections.get() + 1);
         self.logins.set(self.logins.get() + 1);
-        let connection = HostConnection::new(self.clone(), stream, core);
-        let number = portal.enter(connection.clone());
+        let connection = HostConnection::new(self.clone(), stream, handshake);
+        let number = portal.enter(&connection);
         let reason = connection.serve().await;
         self.connections.set(self.connections.get() - 1);
-        self.forget(&connection);
+        if connection.session().is_none() {
+            self.logins.set(self.logins.get() - 1);
+        }
         portal.leave(number);
         match reason {
             CloseReason::LoggedOut => tracing::info!(host = %peer, "host logged out"),
@@ -210,45 +221,53 @@ impl Processor {
         }
     }
 
-    /// Removes the session of a connection that is over.
-    fn forget(&self, connection: &Rc<HostConnection>) {
-        match connection.session() {
-            Some(tsih) => {
-                self.sessions.borrow_mut().remove(tsih);
-                self.events.note("session", &tsih.to_string(), "ended");
-            }
-            None => self.logins.set(self.logins.get() - 1),
+    /// Removes a session that is over.
+    pub(crate) fn forget(&self, session: &HostSession) {
+        self.sessions.borrow_mut().remove(session.tsih);
+        self.events.note("session", &session.tsih.to_string(), "ended");
+    }
+
+    /// Decides about a login that has passed every check: a new session, after ending the one that it replaces, or one more connection.
+    pub(crate) async fn admit(self: &Rc<Self>, connection: &Rc<HostConnection>, request: SessionRequest) {
+        match request.tsih {
+            Some(tsih) => self.admit_connection(connection, &request, tsih).await,
+            None => self.admit_session(connection, request).await,
         }
     }
 
-    /// Admits a session whose login has passed every check, after ending the one that it replaces.
-    pub(crate) async fn admit(&self, connection: &Rc<HostConnection>, request: SessionRequest) {
+    /// Whether the portal still serves: its drain may have begun after the login had been checked.
+    fn is_served_at(&self, connection: &HostConnection) -> bool {
+        let portal = self.portal_at(connection.stream().local_address());
+        portal.is_some_and(|portal| portal.service() == Service::Serving)
+    }
+
+    async fn admit_session(self: &Rc<Self>, connection: &Rc<HostConnection>, request: SessionRequest) {
         let subject = request.subject;
         if subject.session_type == SessionType::Normal {
             let key = SessionKey::of(&subject);
             loop {
-                let twin = self.sessions.borrow().twin(&key).map(|session| session.connection.clone());
+                let twin = self.sessions.borrow().twin(&key).map(Session::host);
                 let Some(twin) = twin else { break };
-                // RFC 7143, 6.3.5: the old session's tasks have ended before the new one begins.
-                twin.close();
-                twin.wait_over().await;
+                if let Some(twin) = twin {
+                    // RFC 7143, 6.3.5: the old session's tasks have ended before the new one begins.
+                    twin.close();
+                    twin.wait_over().await;
+                }
                 self.shard.yield_now().await;
             }
         }
-        if connection.core().borrow().is_closing() {
-            return;
-        }
-        let portal = self.portal_at(connection.stream().local_address());
-        if portal.is_none_or(|portal| portal.service() != Service::Serving) {
-            // Its drain began after the login had been checked.
-            return connection.refuse(LoginStatus::ServiceUnavailable);
+        let Some(handshake) = connection.take_handshake() else { return };
+        if !self.is_served_at(connection) {
+            return connection.refuse(handshake, LoginStatus::ServiceUnavailable);
         }
         let Some(port) = self.port(subject.portal_group) else {
-            return connection.refuse(LoginStatus::TargetError);
+            return connection.refuse(handshake, LoginStatus::TargetError);
         };
         let Some(tsih) = self.sessions.borrow_mut().free_handle() else {
-            return connection.refuse(LoginStatus::OutOfResources);
+            return connection.refuse(handshake, LoginStatus::OutOfResources);
         };
+        let directory = DirectoryView { processor: self, local: connection.stream().local_address() };
+        let Some((core, id)) = Core::open(handshake, tsih, self.now(), &directory) else { return };
         let nexus = (subject.session_type == SessionType::Normal).then(|| {
             let initiator = InitiatorPort { name: subject.initiator.to_string(), isid: subject.isid.0 };
             let map = self.lun_map(subject.initiator.as_str());
@@ -256,13 +275,43 @@ impl Processor {
         });
         let initiator = subject.initiator.clone();
         let kind = subject.session_type;
-        let (alias, user) = (request.initiator_alias, request.authenticated_as);
         self.logins.set(self.logins.get() - 1);
-        self.sessions
-            .borrow_mut()
-            .insert(tsih, Session { subject, nexus, alias, user, connection: connection.clone() });
-        connection.admit(tsih, nexus);
+        let session = HostSession::new(self.clone(), nexus, core);
+        let (alias, user, host) =
+            (request.initiator_alias, request.authenticated_as, Rc::downgrade(&session));
+        self.sessions.borrow_mut().insert(tsih, Session { subject, nexus, alias, user, host });
+        connection.admit(session, id, request.cid);
         tracing::info!(%initiator, host = %connection.stream().peer_address(), tsih, ?kind, "session opened");
         self.events.note("session", &tsih.to_string(), &format!("opened by {initiator}"));
+    }
+
+    async fn admit_connection(
+        self: &Rc<Self>,
+        connection: &Rc<HostConnection>,
+        request: &SessionRequest,
+        tsih: Tsih,
+    ) {
+        let found = self.sessions.borrow().joinable(&request.subject, tsih);
+        if let Some(session) = &found {
+            // RFC 7143, 6.3.4: the login logs out a connection that has this CID.
+            session.reinstate(request.cid).await;
+        }
+        let Some(handshake) = connection.take_handshake() else { return };
+        if !self.is_served_at(connection) {
+            return connection.refuse(handshake, LoginStatus::ServiceUnavailable);
+        }
+        let Some(session) = found.filter(|session| !session.core().borrow().is_over()) else {
+            return connection.refuse(handshake, LoginStatus::SessionDoesNotExist);
+        };
+        let directory = DirectoryView { processor: self, local: connection.stream().local_address() };
+        let joined = session.core().borrow_mut().join(handshake, self.now(), &directory);
+        match joined {
+            Ok(id) => {
+                self.logins.set(self.logins.get() - 1);
+                tracing::info!(host = %connection.stream().peer_address(), tsih, cid = request.cid, "connection joined");
+                connection.admit(session, id, request.cid);
+            }
+            Err(handshake) => connection.refuse(*handshake, LoginStatus::TooManyConnections),
+        }
     }
 }

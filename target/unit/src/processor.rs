@@ -24,10 +24,10 @@ use twinlun_scsi::{
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::connection::HostConnection;
 use crate::events::EventLog;
 use crate::isns::Registrar;
 use crate::portal::{self, Portal};
+use crate::session::HostSession;
 use crate::sessions::Sessions;
 use crate::state::{StateError, UnitState};
 use crate::volume::Volume;
@@ -196,15 +196,15 @@ impl Processor {
 
     async fn close(&self) {
         self.stopping.set(true);
-        let connections: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| s.connection.clone()).collect();
-        for connection in &connections {
+        let sessions = self.sessions.borrow().hosts();
+        for session in &sessions {
             // RFC 7143, 11.9.1 event 3: hosts with another path take it at once.
-            connection.tell(AsyncMessage::SessionDrop { time2wait: TIME2WAIT });
-            connection.close();
+            session.tell(AsyncMessage::SessionDrop { time2wait: TIME2WAIT });
+            session.close();
         }
         let ended = async {
-            for connection in &connections {
-                connection.wait_over().await;
+            for session in &sessions {
+                session.wait_over().await;
             }
         };
         let (ended, ()) = join(self.shard.timeout(CLOSE_LIMIT, ended), self.leave_isns()).await;
@@ -368,8 +368,8 @@ impl Processor {
         stored
     }
 
-    pub(crate) fn connection_of(&self, nexus: NexusId) -> Option<Rc<HostConnection>> {
-        self.sessions.borrow().by_nexus(nexus).map(|session| session.connection.clone())
+    pub(crate) fn session_of(&self, nexus: NexusId) -> Option<Rc<HostSession>> {
+        self.sessions.borrow().by_nexus(nexus).and_then(crate::sessions::Session::host)
     }
 
     /// Starts tasks that were held back. One after the other, however long the chain: a task that ends at once releases the next.
@@ -383,8 +383,8 @@ impl Processor {
         }
         loop {
             let Some(task) = self.released.borrow_mut().pop_front() else { break };
-            if let Some(connection) = self.connection_of(task.nexus) {
-                connection.release(task);
+            if let Some(session) = self.session_of(task.nexus) {
+                session.release(task);
             }
         }
         self.releasing.set(false);

@@ -1,13 +1,14 @@
 //! Who is logged in. One session per initiator port, target and portal group: a second login ends the first (RFC 7143, 6.3.5).
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use twinlun_iscsi::names::{IscsiName, Isid};
+use twinlun_iscsi::negotiate::Parameters;
 use twinlun_iscsi::target::{LoginSubject, SessionType, Tsih};
 use twinlun_scsi::NexusId;
 
-use crate::connection::HostConnection;
+use crate::session::HostSession;
 
 /// What makes two logins the same session.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +40,15 @@ pub(crate) struct Session {
     pub(crate) alias: Option<Rc<str>>,
     /// CHAP name that it has proven.
     pub(crate) user: Option<Rc<str>>,
-    pub(crate) connection: Rc<HostConnection>,
+    /// Weak, because sessions own the storage processor that owns this table.
+    pub(crate) host: Weak<HostSession>,
+}
+
+impl Session {
+    /// The session itself; there is one until it is taken out of the table, but for the moment of its end.
+    pub(crate) fn host(&self) -> Option<Rc<HostSession>> {
+        self.host.upgrade()
+    }
 }
 
 /// All sessions of the storage processor.
@@ -103,10 +112,23 @@ impl Sessions {
         self.by_handle.iter().map(|(tsih, session)| (*tsih, session))
     }
 
-    /// Whether this initiator port has a session with that handle.
-    pub(crate) fn has(&self, subject: &LoginSubject, tsih: u16) -> bool {
-        Tsih::new(tsih)
-            .and_then(|tsih| self.by_handle.get(&tsih))
-            .is_some_and(|s| s.subject.initiator == subject.initiator && s.subject.isid == subject.isid)
+    /// All sessions that live.
+    pub(crate) fn hosts(&self) -> Vec<Rc<HostSession>> {
+        self.by_handle.values().filter_map(Session::host).collect()
+    }
+
+    /// The session with that handle, if such a login may join it: same initiator port, target and portal group.
+    pub(crate) fn joinable(&self, subject: &LoginSubject, tsih: Tsih) -> Option<Rc<HostSession>> {
+        let normal = |subject: &LoginSubject| subject.session_type == SessionType::Normal;
+        let session = self.by_handle.get(&tsih)?;
+        let same = normal(subject)
+            && normal(&session.subject)
+            && SessionKey::of(subject) == SessionKey::of(&session.subject);
+        session.host().filter(|host| same && !host.core().borrow().is_over())
+    }
+
+    /// What was negotiated for a session that a login may join.
+    pub(crate) fn parameters(&self, subject: &LoginSubject, tsih: Tsih) -> Option<Parameters> {
+        self.joinable(subject, tsih).map(|host| *host.core().borrow().parameters())
     }
 }

@@ -11,9 +11,10 @@ use twinlun_block::Payload;
 use twinlun_io::{Listener, Outbox, Shard, Stream};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::names::IscsiName;
+use twinlun_iscsi::negotiate::Parameters;
 use twinlun_iscsi::target::{
-    Access, Connection, ConnectionConfig, Directory, Event, LoginSubject, ScsiCommand, ScsiResponse,
-    TargetRecord,
+    Access, ConnectionConfig, Directory, Event, LoginSubject, ScsiCommand, ScsiResponse, SingleConnection,
+    TargetRecord, Tsih,
 };
 
 pub(crate) const TARGET: &str = "iqn.2026-11.io.twinlun:ram";
@@ -36,8 +37,8 @@ impl Directory for Ram {
         }
     }
 
-    fn has_session(&self, _subject: &LoginSubject, _tsih: u16) -> bool {
-        false
+    fn session(&self, _subject: &LoginSubject, _tsih: Tsih) -> Option<Parameters> {
+        None
     }
 
     fn targets(&self, _initiator: &IscsiName) -> Vec<TargetRecord> {
@@ -90,7 +91,7 @@ impl Ram {
             let mut seed = [0; 32];
             shard.fill_random(&mut seed);
             let config = ConnectionConfig::new(self.address, 1);
-            let connection = Connection::new(config, seed, shard.now().since_start());
+            let connection = SingleConnection::new(config, seed, shard.now().since_start());
             let port = Port { ram: self.clone(), stream, connection, outbox: Outbox::default() };
             shard.spawn(port.run(shard.clone()));
         }
@@ -104,7 +105,7 @@ fn out_of_range() -> ScsiResponse {
 struct Port {
     ram: Rc<Ram>,
     stream: Stream,
-    connection: Connection,
+    connection: SingleConnection,
     outbox: Outbox,
 }
 
@@ -124,8 +125,8 @@ impl Port {
                         let response = self.ram.execute(&command);
                         self.connection.respond(command.tag, response);
                     }
-                    Event::Logout => self.connection.finish_logout(),
-                    Event::TaskManagement(_) | Event::Closed(_) => {}
+                    // Every command is answered at once: none is left to be ended.
+                    Event::TaskManagement(_) | Event::Terminate(_) | Event::Closed(_) => {}
                 }
             }
             self.connection.transmit(|segment| self.outbox.push_bytes(segment));

@@ -14,7 +14,7 @@ use super::{ChapLogin, InitiatorConfig, LoginError, SessionKind, negotiation};
 use crate::chap::{Algorithm, ChapError, MIN_SECRET, Response};
 use crate::deframer::LOGIN_DATA_LIMIT;
 use crate::negotiate::Parameters;
-use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Serial32, Stage, TaskTag, Tsih};
+use crate::pdu::{Cid, LoginRequest, LoginResponse, LoginStatus, Serial32, Stage, TaskTag, Tsih};
 use crate::text::{self, BINARY_LIMIT, Pair, TextBuilder, TextCollector};
 
 /// More answers than any honest exchange has.
@@ -46,6 +46,9 @@ enum Awaiting {
 #[derive(Debug)]
 pub(super) struct Login {
     config: Rc<InitiatorConfig>,
+    cid: Cid,
+    /// The session that a further connection joins.
+    session: Option<Tsih>,
     awaiting: Awaiting,
     stage: Stage,
     /// Whether nothing of this side is left to be said in the stage.
@@ -87,19 +90,39 @@ impl Login {
         config: Rc<InitiatorConfig>,
         cmd_sn: Serial32,
     ) -> Result<(Self, LoginRequest), LoginError> {
+        let cid = config.cid;
+        Self::begin(config, cid, None, cmd_sn)
+    }
+
+    /// Begins the login of a further connection of a session with these parameters.
+    pub(super) fn join(
+        config: Rc<InitiatorConfig>,
+        cid: Cid,
+        session: (Tsih, &Parameters),
+        cmd_sn: Serial32,
+    ) -> Result<(Self, LoginRequest), LoginError> {
+        Self::begin(config, cid, Some(session), cmd_sn)
+    }
+
+    fn begin(
+        config: Rc<InitiatorConfig>,
+        cid: Cid,
+        session: Option<(Tsih, &Parameters)>,
+        cmd_sn: Serial32,
+    ) -> Result<(Self, LoginRequest), LoginError> {
         if let Some(chap) = &config.chap {
             check_secrets(chap)?;
         }
+        let base = session.map_or_else(Parameters::default, |(_, held)| held.for_further_connection());
         let mut login = Self {
+            cid,
+            session: session.map(|(tsih, _)| tsih),
             awaiting: Awaiting::Method,
             stage: Stage::SECURITY,
             transit: config.chap.is_none(),
             asked: false,
             collected: TextCollector::default(),
-            parameters: Parameters {
-                initiator_max_recv: config.offer.initiator_max_recv,
-                ..Parameters::default()
-            },
+            parameters: Parameters { initiator_max_recv: config.offer.initiator_max_recv, ..base },
             exp_stat_sn: None,
             cmd_sn,
             rounds: 0,
@@ -143,9 +166,9 @@ impl Login {
             version_max: 0,
             version_min: 0,
             isid: self.config.isid,
-            tsih: Tsih(0),
+            tsih: self.session.unwrap_or(Tsih(0)),
             task_tag: LOGIN_TAG,
-            cid: self.config.cid,
+            cid: self.cid,
             cmd_sn: self.cmd_sn,
             exp_stat_sn: self.exp_stat_sn.unwrap_or_default(),
             text: Bytes::from(text.finish()),
@@ -212,10 +235,15 @@ impl Login {
                 self.stage = Stage::OPERATIONAL;
                 self.awaiting = Awaiting::Operational;
                 self.transit = true;
-                negotiation::offer(&self.config.offer, &self.config.session, &mut answer)?;
+                let further = self.session.is_some();
+                negotiation::offer(&self.config.offer, &self.config.session, further, &mut answer)?;
                 Ok(Step::Send(self.request(answer, self.transit)))
             }
-            (Stage::OPERATIONAL, Stage::FULL_FEATURE) if complete && response.tsih != Tsih(0) => {
+            (Stage::OPERATIONAL, Stage::FULL_FEATURE)
+                if complete
+                    && response.tsih != Tsih(0)
+                    && self.session.is_none_or(|tsih| tsih == response.tsih) =>
+            {
                 let mut parameters = self.parameters;
                 parameters.first_burst = parameters.first_burst.min(parameters.max_burst);
                 Ok(Step::Done { parameters, tsih: response.tsih })

@@ -15,8 +15,8 @@
 //! their data and puts the answer together. Memory: slots for `max_tasks` tasks that are used again and again; data is
 //! passed on by reference count.
 //!
-//! Error recovery level 0: every violation, digest error or lost PDU ends the session (RFC 7143, 7.1.4), and the tasks
-//! that were under way are named by [`Initiator::unfinished`].
+//! [`multi`] holds the other kind: several connections, and error recovery up to level 2. Here the level is 0: every
+//! violation, digest error or lost PDU ends the session (RFC 7143, 7.1.4), and the tasks that were under way are named by [`Initiator::unfinished`].
 
 pub mod cdb;
 mod command;
@@ -24,6 +24,7 @@ mod config;
 mod discovery;
 mod error;
 mod login;
+pub mod multi;
 mod negotiation;
 mod receive;
 mod session;

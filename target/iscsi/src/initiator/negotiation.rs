@@ -12,14 +12,22 @@ fn digests(offered: bool) -> &'static str {
     if offered { "CRC32C,None" } else { "None" }
 }
 
-/// Writes the offer of the operational stage.
-pub(super) fn offer(offer: &Parameters, kind: &SessionKind, out: &mut TextBuilder) -> Result<(), LoginError> {
+/// Writes the offer of the operational stage. The login of a `further` connection negotiates only what is the connection's own.
+pub(super) fn offer(
+    offer: &Parameters,
+    kind: &SessionKind,
+    further: bool,
+    out: &mut TextBuilder,
+) -> Result<(), LoginError> {
     out.push("HeaderDigest", digests(offer.header_digest))?;
     out.push("DataDigest", digests(offer.data_digest))?;
     out.push("MaxRecvDataSegmentLength", offer.initiator_max_recv.to_string())?;
+    if further {
+        return Ok(());
+    }
     out.push("DefaultTime2Wait", offer.time2wait.to_string())?;
     out.push("DefaultTime2Retain", offer.time2retain.to_string())?;
-    out.push("ErrorRecoveryLevel", "0")?;
+    out.push("ErrorRecoveryLevel", offer.error_recovery.to_string())?;
     // The rest is irrelevant where no command can be sent.
     if matches!(kind, SessionKind::Normal { .. }) {
         out.push("InitialR2T", yes_no(offer.initial_r2t))?;
@@ -27,9 +35,9 @@ pub(super) fn offer(offer: &Parameters, kind: &SessionKind, out: &mut TextBuilde
         out.push("MaxBurstLength", offer.max_burst.to_string())?;
         out.push("FirstBurstLength", offer.first_burst.min(offer.max_burst).to_string())?;
         out.push("MaxOutstandingR2T", offer.max_outstanding_r2t.to_string())?;
-        out.push("MaxConnections", "1")?;
+        out.push("MaxConnections", offer.max_connections.to_string())?;
         out.push("DataPDUInOrder", "Yes")?;
-        out.push("DataSequenceInOrder", "Yes")?;
+        out.push("DataSequenceInOrder", yes_no(offer.data_sequence_in_order))?;
     }
     Ok(())
 }
@@ -83,10 +91,17 @@ pub(super) fn accept(
         "DefaultTime2Retain" => {
             result.time2retain = number("DefaultTime2Retain", 0, u32::from(offer.time2retain))? as u16;
         }
-        "ErrorRecoveryLevel" => drop(number("ErrorRecoveryLevel", 0, 0)?),
-        "MaxConnections" => drop(number("MaxConnections", 1, 1)?),
+        "ErrorRecoveryLevel" => {
+            result.error_recovery = number("ErrorRecoveryLevel", 0, u32::from(offer.error_recovery))? as u8;
+        }
+        "MaxConnections" => {
+            let high = u32::from(offer.max_connections);
+            result.max_connections = number("MaxConnections", 1, high)? as u16;
+        }
         "DataPDUInOrder" => drop(boolean("DataPDUInOrder", or, true)?),
-        "DataSequenceInOrder" => drop(boolean("DataSequenceInOrder", or, true)?),
+        "DataSequenceInOrder" => {
+            result.data_sequence_in_order = boolean("DataSequenceInOrder", or, offer.data_sequence_in_order)?;
+        }
         // Declarations that ask for no answer.
         "TargetAlias" | "TargetPortalGroupTag" | "TargetAddress" | "TargetName" => {}
         other => answer.push(other, "NotUnderstood")?,

@@ -6,9 +6,9 @@ use super::LoginStatus;
 use super::security::{Security, status};
 use crate::chap::Seed;
 use crate::names::IscsiName;
-use crate::negotiate::{Key, KeySet, Negotiation, Place};
+use crate::negotiate::{Key, KeySet, Negotiation, Parameters, Place};
 use crate::pdu::{LoginRequest, Stage};
-use crate::target::{Directory, LoginSubject, Policy, SessionRequest, SessionType};
+use crate::target::{Directory, LoginSubject, Policy, SessionRequest, SessionType, Tsih};
 use crate::text::{self, Pair, TextBuilder, TextCollector};
 
 /// Requests that one login may take. The standard wants six exchanges to be possible (section 6.2).
@@ -50,6 +50,8 @@ struct Repeated {
 #[derive(Debug)]
 struct Begun {
     subject: LoginSubject,
+    /// The session that this connection is to join, and what holds there.
+    joins: Option<(Tsih, Parameters)>,
     alias: Option<Rc<str>>,
     initiator_alias: Option<Rc<str>>,
     seen: KeySet,
@@ -218,12 +220,13 @@ impl Login {
             session_type,
             portal_group: self.portal_group,
         };
-        if request.tsih.0 != 0 {
-            let exists = directory.has_session(&subject, request.tsih.0);
-            let refused =
-                if exists { LoginStatus::TooManyConnections } else { LoginStatus::SessionDoesNotExist };
-            return Err(refused.into());
-        }
+        let joins = match Tsih::new(request.tsih.0) {
+            None => None,
+            Some(tsih) => {
+                let parameters = directory.session(&subject, tsih);
+                Some((tsih, parameters.ok_or(LoginStatus::SessionDoesNotExist)?))
+            }
+        };
         let access = directory.access(&subject)?;
         if let Some(elsewhere) = access.redirect {
             let mut text = TextBuilder::new(ANSWER_LIMIT);
@@ -243,6 +246,7 @@ impl Login {
         let alias = access.alias.filter(|_| session_type == SessionType::Normal);
         Ok(Begun {
             subject,
+            joins,
             alias,
             initiator_alias: None,
             seen: KeySet::default(),
@@ -254,8 +258,11 @@ impl Login {
 
 impl Begun {
     fn negotiation(&mut self, policy: Policy) -> &mut Negotiation {
-        let (session_type, seen) = (self.subject.session_type, self.seen);
-        self.negotiation.get_or_insert_with(|| Negotiation::login(policy, session_type, seen))
+        let (session_type, seen, joins) = (self.subject.session_type, self.seen, self.joins);
+        self.negotiation.get_or_insert_with(|| match joins {
+            None => Negotiation::login(policy, session_type, seen),
+            Some((_, session)) => Negotiation::further_connection(policy, &session, seen),
+        })
     }
 
     fn operational(
@@ -289,6 +296,7 @@ impl Begun {
         Ok(SessionRequest {
             subject: self.subject.clone(),
             cid,
+            tsih: self.joins.map(|(tsih, _)| tsih),
             authenticated_as: self.security.user(),
             parameters,
             initiator_alias: self.initiator_alias.take(),

@@ -41,17 +41,26 @@ pub struct Negotiation {
     session_type: SessionType,
     parameters: Parameters,
     seen: KeySet,
+    /// The parameters of the session that this connection joins.
+    session: Option<Parameters>,
 }
 
 impl Negotiation {
     /// Begins at login. `seen` holds what earlier stages used.
     pub fn login(policy: Policy, session_type: SessionType, seen: KeySet) -> Self {
-        Self { policy, session_type, parameters: Parameters::default(), seen }
+        Self { policy, session_type, parameters: Parameters::default(), seen, session: None }
+    }
+
+    /// Begins at the login of a further connection of a session with these parameters: keys that only a leading login may negotiate are
+    /// answered by what holds and change nothing.
+    pub fn further_connection(policy: Policy, session: &Parameters, seen: KeySet) -> Self {
+        let parameters = session.for_further_connection();
+        Self { policy, session_type: SessionType::Normal, parameters, seen, session: Some(*session) }
     }
 
     /// Begins in full feature phase, upon what is in force.
     pub fn full_feature(policy: Policy, session_type: SessionType, parameters: Parameters) -> Self {
-        Self { policy, session_type, parameters, seen: KeySet::default() }
+        Self { policy, session_type, parameters, seen: KeySet::default(), session: None }
     }
 
     /// What would be in force after this negotiation.
@@ -92,6 +101,8 @@ impl Negotiation {
             admit(key, pair.value, place, &mut self.seen)?;
             if self.session_type == SessionType::Discovery && !key.matters_in_discovery() {
                 put(answer, key, IRRELEVANT)?;
+            } else if let Some(held) = self.session.as_ref().and_then(|session| in_force(key, session)) {
+                put(answer, key, held.as_str())?;
             } else if key == Key::FirstBurstLength {
                 first_burst = Some(pair.value);
             } else {
@@ -146,18 +157,38 @@ impl Negotiation {
                 }
                 Err(_) => put(answer, key, REJECT),
             },
-            // Both are "or", and the target wants order: the result is Yes whatever is offered.
-            Key::DataPduInOrder | Key::DataSequenceInOrder => {
+            // This is an "or", and the target wants order: the result is Yes whatever is offered.
+            Key::DataPduInOrder => {
                 let fine = text::boolean(value).is_ok();
                 put(answer, key, if fine { "Yes" } else { REJECT })
             }
+            // Order between sequences is not needed, and would allow one R2T at a time above error recovery level 0.
+            Key::DataSequenceInOrder => match text::boolean(value) {
+                Ok(theirs) => {
+                    now.data_sequence_in_order = theirs || policy.error_recovery == 0;
+                    put(answer, key, yes_no(now.data_sequence_in_order))
+                }
+                Err(_) => put(answer, key, REJECT),
+            },
             Key::MaxRecvDataSegmentLength => {
                 now.initiator_max_recv =
                     offered(value, LENGTHS).ok_or(NegotiationError::Unacceptable(key))?;
                 Ok(())
             }
-            Key::MaxConnections => put_number(answer, key, offered(value, 1..=65535).map(|_| 1)),
-            Key::ErrorRecoveryLevel => put_number(answer, key, offered(value, 0..=2).map(|_| 0)),
+            Key::MaxConnections => {
+                let most = policy.max_connections.into();
+                let result = offered(value, 1..=65535).map(|theirs| theirs.min(most));
+                now.max_connections = result.map_or(now.max_connections, |count| count as u16);
+                put_number(answer, key, result)
+            }
+            Key::ErrorRecoveryLevel => {
+                // There is nothing to recover in discovery (section 7.4.1).
+                let discovery = self.session_type == SessionType::Discovery;
+                let most = if discovery { 0 } else { policy.error_recovery.into() };
+                let result = offered(value, 0..=2).map(|theirs| theirs.min(most));
+                now.error_recovery = result.map_or(now.error_recovery, |level| level as u8);
+                put_number(answer, key, result)
+            }
             Key::MaxBurstLength => {
                 let result = offered(value, LENGTHS).map(|theirs| theirs.min(policy.max_burst));
                 now.max_burst = result.unwrap_or(now.max_burst);
@@ -208,8 +239,36 @@ impl Negotiation {
         if missing(self.policy.data_digest, self.parameters.data_digest) {
             return Err(NegotiationError::Unacceptable(Key::DataDigest));
         }
-        Ok(self.parameters)
+        Ok(match &self.session {
+            None => self.parameters,
+            // What is the session's stays the session's, whatever was offered.
+            Some(session) => {
+                let Parameters { header_digest, data_digest, initiator_max_recv, target_max_recv, .. } =
+                    self.parameters;
+                Parameters { header_digest, data_digest, initiator_max_recv, target_max_recv, ..*session }
+            }
+        })
     }
+}
+
+/// What a key that only the leading connection negotiates has come to in a session (section 13: "LO").
+fn in_force(key: Key, session: &Parameters) -> Option<String> {
+    Some(match key {
+        Key::MaxConnections => session.max_connections.to_string(),
+        Key::ErrorRecoveryLevel => session.error_recovery.to_string(),
+        Key::InitialR2T => yes_no(session.initial_r2t).into(),
+        Key::ImmediateData => yes_no(session.immediate_data).into(),
+        Key::MaxBurstLength => session.max_burst.to_string(),
+        Key::FirstBurstLength => session.first_burst.to_string(),
+        Key::MaxOutstandingR2T => session.max_outstanding_r2t.to_string(),
+        Key::DefaultTime2Wait => session.time2wait.to_string(),
+        Key::DefaultTime2Retain => session.time2retain.to_string(),
+        Key::DataPduInOrder => "Yes".into(),
+        Key::DataSequenceInOrder => yes_no(session.data_sequence_in_order).into(),
+        Key::ProtocolLevel => session.protocol_level.to_string(),
+        Key::TaskReporting => if session.response_fence { "ResponseFence" } else { "RFC3720" }.into(),
+        _ => return None,
+    })
 }
 
 fn digest(

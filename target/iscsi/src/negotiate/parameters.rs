@@ -27,8 +27,23 @@ pub struct Parameters {
     pub time2retain: u16,
     /// iSCSIProtocolLevel.
     pub protocol_level: u8,
-    /// TaskReporting=ResponseFence; with one connection per session it changes nothing (RFC 7143 section 4.2.2.3.3 a).
+    /// TaskReporting=ResponseFence; with one connection in the session it changes nothing (RFC 7143 section 4.2.2.3.3 a).
     pub response_fence: bool,
+    /// MaxConnections.
+    pub max_connections: u16,
+    /// ErrorRecoveryLevel.
+    pub error_recovery: u8,
+    /// DataSequenceInOrder. With Yes above error recovery level 0, one R2T is outstanding at a time (section 13.19).
+    pub data_sequence_in_order: bool,
+}
+
+impl Parameters {
+    /// Where the login of a further connection starts: what holds for the session, and the defaults of what each connection
+    /// negotiates for itself (digests and segment lengths).
+    pub fn for_further_connection(&self) -> Self {
+        let Self { header_digest, data_digest, initiator_max_recv, target_max_recv, .. } = Self::default();
+        Self { header_digest, data_digest, initiator_max_recv, target_max_recv, ..*self }
+    }
 }
 
 impl Default for Parameters {
@@ -47,6 +62,9 @@ impl Default for Parameters {
             time2retain: 20,
             protocol_level: 1,
             response_fence: false,
+            max_connections: 1,
+            error_recovery: 0,
+            data_sequence_in_order: true,
         }
     }
 }

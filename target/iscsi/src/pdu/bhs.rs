@@ -41,6 +41,8 @@ pub(super) mod field {
     pub(in crate::pdu) const EXP_CMD_SN: usize = 28;
     /// In PDUs of the target.
     pub(in crate::pdu) const MAX_CMD_SN: usize = 32;
+    /// In Data-In and Data-Out.
+    pub(in crate::pdu) const DATA_SN: usize = 36;
 
     /// The I bit of byte 0.
     pub(in crate::pdu) const IMMEDIATE: u8 = 0x40;
@@ -95,6 +97,27 @@ impl Bhs {
     /// The initiator task tag: what a Reject or a response refers to, whatever the PDU.
     pub const fn task_tag(&self) -> TaskTag {
         TaskTag(self.u32(field::INITIATOR_TASK_TAG))
+    }
+
+    /// ExpStatSN, at the same place in every request.
+    pub(crate) const fn exp_stat_sn(&self) -> Serial32 {
+        self.serial(field::EXP_STAT_SN)
+    }
+
+    /// DataSN of a Data-In.
+    pub(crate) const fn data_sn(&self) -> u32 {
+        self.u32(field::DATA_SN)
+    }
+
+    /// Brings the numbers of a response that is sent again up to date; they stand at the same place in all of them.
+    pub(crate) fn set_window(&mut self, exp_cmd_sn: Serial32, max_cmd_sn: Serial32) {
+        self.put(field::EXP_CMD_SN, exp_cmd_sn.0.to_be_bytes());
+        self.put(field::MAX_CMD_SN, max_cmd_sn.0.to_be_bytes());
+    }
+
+    /// Gives a response its StatSN.
+    pub(crate) fn set_stat_sn(&mut self, stat_sn: Serial32) {
+        self.put(field::STAT_SN, stat_sn.0.to_be_bytes());
     }
 
     pub(crate) fn set_lengths(&mut self, ahs_len: usize, data: DataSegmentLength) {

@@ -171,3 +171,15 @@ pub(super) fn join_sense(sense: &[u8], rest: &[u8]) -> Bytes {
     data.put_slice(rest);
     data.freeze()
 }
+
+impl Bhs {
+    /// Gives a SCSI Response that is sent again another SNACK Tag.
+    pub(crate) fn set_snack_tag(&mut self, tag: u32) {
+        self.put(field::SNACK_TAG, tag.to_be_bytes());
+    }
+
+    /// Gives a SCSI Response that is sent again another ExpDataSN.
+    pub(crate) fn set_exp_data_sn(&mut self, exp_data_sn: u32) {
+        self.put(field::EXP_DATA_SN, exp_data_sn.to_be_bytes());
+    }
+}

@@ -3,15 +3,13 @@
 use twinlun_block::Payload;
 
 use super::collect::{Bounds, Collect, Doom, Standing, Taken};
-use super::connection::Connection;
 use super::event::{Cdb, CloseReason, Event, ScsiCommand, TaskAttribute};
 use super::line::Item;
 use super::numbers::Turn;
+use super::session::{ConnectionId, Session};
 use super::task::{Stage, Task};
 use super::{Directory, SessionType};
-use crate::pdu::{
-    self, Bhs, DataOut, LogoutReason, LogoutResponseCode, R2t, RejectReason, Request, Serial32,
-};
+use crate::pdu::{self, Bhs, DataOut, LogoutReason, RejectReason, Request, Serial32};
 
 /// Task management functions that may be immediate beyond the limit for commands: one must always find room (section 4.2.2.1).
 const SPARE_FUNCTIONS: u32 = 4;
@@ -22,6 +20,8 @@ const PRIORITY: usize = 2;
 /// A request whose turn has not come because earlier ones are missing: they were rejected, or the initiator skips numbers.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// Where it came; an aborted number came nowhere.
+    pub(super) on: Option<ConnectionId>,
     cmd_sn: Serial32,
     /// `None`: an abort has declared the number as received (section 11.6.1 b).
     request: Option<(Request, Bhs)>,
@@ -35,21 +35,28 @@ impl Held {
     }
 }
 
-impl Connection {
-    pub(super) fn request(&mut self, request: Request, header: Bhs, directory: &dyn Directory) {
+impl Session {
+    pub(super) fn request(
+        &mut self,
+        on: ConnectionId,
+        request: Request,
+        header: Bhs,
+        directory: &dyn Directory,
+    ) {
         let (cmd_sn, immediate) = match &request {
             Request::DataOut(_) => {
                 let Request::DataOut(pdu) = request else { return };
-                return self.data_out(pdu, header, false);
+                return self.data_out(on, pdu, header, None);
             }
+            Request::Snack(pdu) if self.recovers() => return self.snack(on, pdu, header),
             // SNACK belongs to higher recovery levels, login to an earlier phase.
             Request::Snack(_) | Request::Login(_) => {
-                return self.reject(RejectReason::PROTOCOL_ERROR, header);
+                return self.reject(on, RejectReason::PROTOCOL_ERROR, header);
             }
             // Without a task tag it is an answer or an acknowledgment, outside of the numbering (section 11.18.1).
             Request::NopOut(pdu) if pdu.task_tag.is_reserved() => {
                 if !pdu.transfer_tag.is_reserved() {
-                    self.pong(pdu.transfer_tag.0);
+                    self.pong(on, pdu.transfer_tag.0);
                 }
                 return;
             }
@@ -63,45 +70,51 @@ impl Connection {
             if self.admissible(&request).is_err()
                 || !super::functions::must_wait(&request, self.numbers.exp_cmd_sn)
             {
-                return self.immediate(request, header, directory);
+                return self.immediate(on, request, header, directory);
             }
             if self.held.iter().filter(|held| held.is_immediate()).count() >= SPARE_FUNCTIONS as usize {
-                return self.reject(RejectReason::TOO_MANY_IMMEDIATE_COMMANDS, header);
+                return self.reject(on, RejectReason::TOO_MANY_IMMEDIATE_COMMANDS, header);
             }
-            return self.held.push(Held { cmd_sn, request: Some((request, header)), data: Vec::new() });
+            return self.hold(on, cmd_sn, request, header);
         }
         match self.numbers.turn(cmd_sn) {
+            // A command that is sent once more although it has arrived is one of these (section 7.2.1).
             Turn::Outside => {}
             Turn::Later => {
                 if self.held.iter().all(|held| held.cmd_sn != cmd_sn || held.is_immediate()) {
-                    self.held.push(Held { cmd_sn, request: Some((request, header)), data: Vec::new() });
+                    self.hold(on, cmd_sn, request, header);
                 }
             }
             Turn::Now => {
-                self.numbered(request, header, directory);
+                self.numbered(on, request, header, directory);
                 self.release_held(directory);
             }
         }
     }
 
-    fn immediate(&mut self, request: Request, header: Bhs, directory: &dyn Directory) {
+    fn hold(&mut self, on: ConnectionId, cmd_sn: Serial32, request: Request, header: Bhs) {
+        self.held.push(Held { on: Some(on), cmd_sn, request: Some((request, header)), data: Vec::new() });
+    }
+
+    fn immediate(&mut self, on: ConnectionId, request: Request, header: Bhs, directory: &dyn Directory) {
         match self.admissible(&request) {
-            Ok(()) => self.execute(request, header, directory),
-            Err(reason) => self.reject(reason, header),
+            Ok(()) => self.execute(on, request, header, directory),
+            Err(reason) => self.reject(on, reason, header),
         }
     }
 
     /// Takes the next numbered request. A rejected one does not count as received (section 7.3).
-    fn numbered(&mut self, request: Request, header: Bhs, directory: &dyn Directory) {
+    fn numbered(&mut self, on: ConnectionId, request: Request, header: Bhs, directory: &dyn Directory) {
         if let Err(reason) = self.admissible(&request) {
-            return self.reject(reason, header);
+            return self.reject(on, reason, header);
         }
         self.numbers.advance();
-        self.execute(request, header, directory);
+        self.execute(on, request, header, directory);
     }
 
+    /// Takes the requests whose turn has come, whatever connection they came by.
     fn release_held(&mut self, directory: &dyn Directory) {
-        while self.is_full_feature() && !self.held.is_empty() {
+        while !self.held.is_empty() {
             let next = self.numbers.exp_cmd_sn;
             // A function covers what is numbered below its own number, so it comes before the command of that number.
             let due = |held: &&Held| held.cmd_sn == next;
@@ -111,14 +124,18 @@ impl Connection {
             let immediate = first.is_immediate();
             let mine = |held: &Held| held.cmd_sn == next && held.is_immediate() == immediate;
             let Some(at) = self.held.iter().position(mine) else { return };
-            let held = self.held.swap_remove(at);
-            match held.request {
-                None => self.numbers.advance(),
-                Some((request, header)) if immediate => self.immediate(request, header, directory),
-                Some((request, header)) => self.numbered(request, header, directory),
+            let Held { on, request, data, .. } = self.held.swap_remove(at);
+            match (request, on) {
+                (Some((request, header)), Some(on)) if immediate => {
+                    self.immediate(on, request, header, directory);
+                }
+                (Some((request, header)), Some(on)) => self.numbered(on, request, header, directory),
+                _ => self.numbers.advance(),
             }
-            for (data, header) in held.data {
-                self.data_out(data, header, false);
+            for (data, header) in data {
+                if let Some(on) = on {
+                    self.data_out(on, data, header, None);
+                }
             }
         }
     }
@@ -131,15 +148,14 @@ impl Connection {
             return false;
         }
         self.held.retain(|held| held.cmd_sn != cmd_sn || held.is_immediate());
-        self.held.push(Held { cmd_sn, request: None, data: Vec::new() });
+        self.held.push(Held { on: None, cmd_sn, request: None, data: Vec::new() });
         self.release_held(directory);
         true
     }
 
     /// What is refused without being received.
     fn admissible(&self, request: &Request) -> Result<(), RejectReason> {
-        let discovery =
-            self.session.as_ref().is_some_and(|s| s.subject.session_type == SessionType::Discovery);
+        let discovery = self.subject.session_type == SessionType::Discovery;
         let limit = self.config.limits.immediate_tasks;
         match request {
             Request::ScsiCommand(_) | Request::Task(_) if discovery => {
@@ -162,41 +178,30 @@ impl Connection {
         }
     }
 
-    fn execute(&mut self, request: Request, header: Bhs, directory: &dyn Directory) {
+    fn execute(&mut self, on: ConnectionId, request: Request, header: Bhs, directory: &dyn Directory) {
         if header.task_tag().is_reserved() {
-            return self.fail(CloseReason::Malformed("a request with the reserved task tag"));
+            return self.fail(on, CloseReason::Malformed("a request with the reserved task tag"));
         }
         match request {
-            Request::ScsiCommand(pdu) => self.scsi_command(pdu, header),
-            Request::Task(pdu) => self.task_request(&pdu, directory),
-            Request::NopOut(pdu) => self.echo(pdu),
-            Request::Text(pdu) => self.text_request(&pdu, header, directory),
-            Request::Logout(pdu) => self.logout_request(&pdu),
+            Request::ScsiCommand(pdu) => self.scsi_command(on, pdu, header),
+            Request::Task(pdu) => self.task_request(on, &pdu, directory),
+            Request::NopOut(pdu) => self.echo(on, pdu),
+            Request::Text(pdu) => self.text_request(on, &pdu, header, directory),
+            Request::Logout(pdu) => self.logout_request(on, &pdu),
             Request::DataOut(_) | Request::Snack(_) | Request::Login(_) => {}
         }
     }
 
-    fn logout_request(&mut self, pdu: &pdu::LogoutRequest) {
-        let cid = self.session.as_ref().map_or(0, |session| session.cid);
-        if pdu.reason == LogoutReason::RECOVERY {
-            self.send_logout_response(pdu.task_tag, LogoutResponseCode::RECOVERY_NOT_SUPPORTED);
-        } else if pdu.reason == LogoutReason::CLOSE_CONNECTION && pdu.cid.0 != cid {
-            self.send_logout_response(pdu.task_tag, LogoutResponseCode::NO_SUCH_CID);
-        } else {
-            self.begin_logout(pdu.task_tag);
-        }
-    }
-
-    fn scsi_command(&mut self, pdu: pdu::ScsiCommand, header: Bhs) {
+    fn scsi_command(&mut self, on: ConnectionId, pdu: pdu::ScsiCommand, header: Bhs) {
         let attribute = match pdu.attribute {
             pdu::TaskAttribute::UNTAGGED | pdu::TaskAttribute::SIMPLE => TaskAttribute::Simple,
             pdu::TaskAttribute::ORDERED => TaskAttribute::Ordered,
             pdu::TaskAttribute::HEAD_OF_QUEUE => TaskAttribute::HeadOfQueue,
             pdu::TaskAttribute::ACA => TaskAttribute::Aca,
-            _ => return self.fail(CloseReason::Malformed("a reserved task attribute")),
+            _ => return self.fail(on, CloseReason::Malformed("a reserved task attribute")),
         };
         if !pdu.write && !pdu.is_final {
-            return self.fail(CloseReason::Malformed("a command with neither W nor F"));
+            return self.fail(on, CloseReason::Malformed("a command with neither W nor F"));
         }
         let expected_out = if pdu.write { pdu.expected_len } else { 0 };
         let expected_in = match (pdu.read, pdu.write) {
@@ -204,7 +209,7 @@ impl Connection {
             (true, true) => pdu.bidirectional_read_len.unwrap_or(0),
             (false, _) => 0,
         };
-        let level2 = self.parameters_in_force().protocol_level >= 2;
+        let level2 = self.parameters.protocol_level >= 2;
         let tag = pdu.task_tag.0;
         let command = ScsiCommand {
             tag,
@@ -219,6 +224,7 @@ impl Connection {
             expected_in,
         };
         let task = Task {
+            connection: on,
             lun: pdu.lun.0,
             immediate: pdu.immediate,
             read: pdu.read,
@@ -233,7 +239,7 @@ impl Connection {
         } else {
             self.numbers.opened();
         }
-        self.tasks.insert(tag, task);
+        self.enter_task(tag, task);
         let bounds = self.bounds();
         let len = command.data_out.len();
         let within = len == 0 || (bounds.immediate_data && len <= bounds.first_burst as usize);
@@ -245,12 +251,13 @@ impl Connection {
     }
 
     fn bounds(&self) -> Bounds {
-        let parameters = self.parameters_in_force();
+        let parameters = &self.parameters;
         Bounds {
             first_burst: parameters.first_burst,
             immediate_data: parameters.immediate_data,
             initial_r2t: parameters.initial_r2t,
             max_write: self.config.limits.max_write,
+            recovers: self.recovers(),
         }
     }
 
@@ -271,12 +278,23 @@ impl Connection {
         self.set_stage(tag, Stage::Waiting(Box::new(command)));
     }
 
+    /// Enters a task under its connection.
+    pub(super) fn enter_task(&mut self, tag: u32, task: Task) {
+        let connection = &mut self.connections[task.connection];
+        connection.tasks += 1;
+        // A tag that is used again says that its last answer has arrived, even when the number that says so is still under way.
+        let replaced = connection.sent.as_mut().and_then(|sent| sent.take_answer(tag));
+        self.numbers.let_go(u32::from(replaced.is_some_and(|answer| answer.numbered)));
+        self.tasks.insert(tag, task);
+    }
+
     /// A command that waits for data.
     fn collect(&mut self, tag: u32, mut collect: Collect) {
-        if self.open_sequences == 0 {
-            self.data_progress = self.now;
+        let on = self.tasks.get(tag).map(|task| task.connection);
+        if let Some(on) = on {
+            self.sequences_opened(on, collect.open_sequences());
         }
-        self.open_sequences += collect.open_sequences();
+        collect.progress = self.now;
         let ordered = collect.command.attribute == TaskAttribute::Ordered;
         if collect.is_doomed() {
             let settled = collect.settled();
@@ -298,6 +316,23 @@ impl Connection {
         if wants {
             self.solicit.push_back(tag);
             self.solicit();
+        }
+    }
+
+    /// The initiator owes the end of so many sequences more.
+    pub(super) fn sequences_opened(&mut self, on: ConnectionId, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let (now, stall) = (self.now, self.config.timers.sequence);
+        let recovers = self.recovers();
+        let connection = &mut self.connections[on];
+        if connection.open_sequences == 0 {
+            connection.data_progress = now;
+        }
+        connection.open_sequences += count;
+        if recovers && connection.stall_check.is_none() {
+            connection.stall_check = Some(now.saturating_add(stall));
         }
     }
 
@@ -334,62 +369,71 @@ impl Connection {
     }
 
     /// Sends the R2Ts that are allowed now.
-    fn ask(&mut self, tag: u32) {
-        let parameters = self.parameters_in_force();
+    pub(super) fn ask(&mut self, tag: u32) {
+        let Some(on) = self.tasks.get(tag).map(|task| task.connection) else { return };
+        if !self.connections[on].is_open() {
+            return;
+        }
+        let (max_burst, most) = (self.parameters.max_burst, self.outstanding_r2ts());
         loop {
             let transfer_tag = pdu::TransferTag(self.next_transfer_tag);
             let Some(collect) = self.collecting(tag) else { return };
-            let asked = collect.ask(transfer_tag, parameters.max_burst, parameters.max_outstanding_r2t);
-            let Some((buffer_offset, desired_len)) = asked else { return };
-            let (r2t_sn, lun) = (collect.r2t_sn, collect.command.lun);
-            collect.r2t_sn += 1;
+            let Some(asked) = collect.ask(transfer_tag, max_burst, most) else { return };
+            let lun = collect.command.lun;
             self.transfer_tag();
-            if self.open_sequences == 0 {
-                self.data_progress = self.now;
-            }
-            self.open_sequences += 1;
-            self.out.put(R2t {
-                lun: pdu::Lun(lun),
-                task_tag: pdu::TaskTag(tag),
-                transfer_tag,
-                stat_sn: self.numbers.stat_sn,
-                exp_cmd_sn: self.numbers.exp_cmd_sn,
-                max_cmd_sn: self.numbers.announce(),
-                r2t_sn,
-                buffer_offset,
-                desired_len,
-            });
+            self.sequences_opened(on, 1);
+            self.send_r2t(on, tag, lun, asked);
         }
     }
 
-    /// A Data-Out. `damaged`: its data failed the digest and is not here.
-    pub(super) fn data_out(&mut self, pdu: DataOut, header: Bhs, damaged: bool) {
+    /// R2Ts that a command may have under way: one where only the last may be asked for again (section 13.19).
+    fn outstanding_r2ts(&self) -> u16 {
+        if self.recovers() && self.parameters.data_sequence_in_order {
+            1
+        } else {
+            self.parameters.max_outstanding_r2t
+        }
+    }
+
+    /// A Data-Out. `lost`: its data failed the digest and is not here; so many bytes.
+    pub(super) fn data_out(&mut self, on: ConnectionId, pdu: DataOut, header: Bhs, lost: Option<u32>) {
         let tag = pdu.task_tag.0;
-        if !self.tasks.contains(tag) {
+        let Some(task) = self.tasks.get(tag) else {
             // Of a held command, or of one that was aborted while this was under way: then it is dropped without a word.
             let mine =
                 |held: &&mut Held| held.request.as_ref().is_some_and(|(_, bhs)| bhs.task_tag().0 == tag);
-            if let Some(held) = self.held.iter_mut().find(mine) {
+            if let Some(held) = self.held.iter_mut().find(mine)
+                && held.on == Some(on)
+                && lost.is_none()
+            {
                 if held.data.len() >= HELD_DATA_LIMIT {
-                    return self.fail(CloseReason::Limit("data for a command before its turn"));
+                    return self.fail(on, CloseReason::Limit("data for a command before its turn"));
                 }
                 held.data.push((pdu, header));
             }
             return;
-        }
+        };
+        let mine = task.connection == on;
         let now = self.now;
-        let Some(collect) = self.collecting(tag) else {
-            return self.reject(RejectReason::INVALID_PDU_FIELD, header);
+        let Some(collect) = self.collecting(tag).filter(|_| mine) else {
+            return self.reject(on, RejectReason::INVALID_PDU_FIELD, header);
         };
         let was_doomed = collect.is_doomed();
-        let Taken::Part { ended } = collect.take(pdu, damaged) else {
-            return self.reject(RejectReason::INVALID_PDU_FIELD, header);
+        let taken = collect.take(pdu, lost);
+        let Taken::Part { ended } = taken else {
+            if taken == Taken::Foreign {
+                self.reject(on, RejectReason::INVALID_PDU_FIELD, header);
+            }
+            return;
         };
+        collect.progress = now;
         let (complete, settled) = (collect.is_complete(), collect.settled());
         let newly_doomed = collect.is_doomed() && !was_doomed;
-        self.data_progress = now;
+        let wants = ended || collect.has_holes();
+        let connection = &mut self.connections[on];
+        connection.data_progress = now;
         if ended {
-            self.open_sequences -= 1;
+            connection.open_sequences -= 1;
         }
         if newly_doomed {
             self.withdraw(tag);
@@ -399,7 +443,7 @@ impl Connection {
             self.collected(tag);
         } else if let Some(doom) = settled {
             self.end_doomed(tag, doom);
-        } else if ended {
+        } else if wants {
             self.ask(tag);
         }
     }
@@ -439,10 +483,10 @@ impl Connection {
         let Some(task) = self.remove_task(tag) else { return };
         match doom {
             Doom::Silent => {}
-            Doom::Status(status) => self.send_response(tag, &task, super::ScsiResponse::status(status)),
+            Doom::Status(status) => self.answer(tag, &task, super::ScsiResponse::status(status)),
             Doom::Fault(fault) => {
                 let sense = bytes::Bytes::copy_from_slice(&fault.sense());
-                self.send_response(tag, &task, super::ScsiResponse::check_condition(sense));
+                self.answer(tag, &task, super::ScsiResponse::check_condition(sense));
             }
         }
         self.solicit();
@@ -458,8 +502,13 @@ impl Connection {
             self.numbers.closed();
         }
         self.solicited -= task.reserved;
+        let connection = &mut self.connections[task.connection];
+        connection.tasks -= 1;
         if let Stage::Collecting(collect) = &task.stage {
-            self.open_sequences -= collect.open_sequences();
+            connection.open_sequences -= collect.open_sequences();
+        }
+        if !self.logouts.is_empty() {
+            self.logouts_due = true;
         }
         Some(task)
     }
@@ -493,10 +542,10 @@ impl Connection {
         }
     }
 
-    fn echo(&mut self, pdu: pdu::NopOut) {
+    fn echo(&mut self, on: ConnectionId, pdu: pdu::NopOut) {
         let mut data: Payload = pdu.data;
-        data.truncate(self.parameters_in_force().initiator_max_recv as usize);
-        self.send_echo(pdu.task_tag, data);
+        data.truncate(self.connections[on].parameters.initiator_max_recv as usize);
+        self.send_echo(on, pdu.task_tag, data);
     }
 }
 

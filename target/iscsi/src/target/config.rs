@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-/// Where the connection came in, and what it may take.
+/// Where a connection came in, and what its session may take.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
     /// Target portal group tag of the portal.
@@ -31,7 +31,7 @@ impl ConnectionConfig {
     }
 }
 
-/// Bounds of one connection. All memory that the initiator can make it hold follows from them
+/// Bounds of one session. All memory that the initiator can make it hold follows from them
 /// (`docs/design/iscsi-session.md`, "Limits").
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -63,6 +63,9 @@ pub struct Timers {
     pub ping_timeout: Duration,
     /// How long requested data may take, from the last that came.
     pub data: Duration,
+    /// Above error recovery level 0: how long requested data may pause before the rest of the sequence counts as lost and is asked for
+    /// again (RFC 7143 section 7.1.4.1).
+    pub sequence: Duration,
     /// How long an abort waits for data that is under way for the tasks it covers (RFC 7143 section 4.2.3.3 step a). Linux does not
     /// send it ("fast abort"), so this must be shorter than its task management timeout of 15 s.
     pub abort_drain: Duration,
@@ -75,6 +78,7 @@ impl Default for Timers {
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(20),
             data: Duration::from_secs(30),
+            sequence: Duration::from_secs(5),
             abort_drain: Duration::from_secs(1),
         }
     }
@@ -112,8 +116,12 @@ pub struct Policy {
     pub max_outstanding_r2t: u16,
     /// DefaultTime2Wait in seconds.
     pub time2wait: u16,
-    /// DefaultTime2Retain in seconds. A session ends with its connection here, so there is nothing to retain.
+    /// DefaultTime2Retain in seconds: how long tasks of a lost connection are kept at error recovery level 2.
     pub time2retain: u16,
+    /// MaxConnections, from 1.
+    pub max_connections: u16,
+    /// ErrorRecoveryLevel, 0 to 2.
+    pub error_recovery: u8,
     /// iSCSIProtocolLevel: 1 is RFC 7143, 2 adds RFC 7144.
     pub protocol_level: u8,
 }
@@ -130,7 +138,9 @@ impl Default for Policy {
             first_burst: 64 << 10,
             max_outstanding_r2t: 8,
             time2wait: 2,
-            time2retain: 0,
+            time2retain: 20,
+            max_connections: 8,
+            error_recovery: 2,
             protocol_level: 2,
         }
     }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use crate::chap::{AlgorithmSet, Secret};
 use crate::login::LoginStatus;
 use crate::names::{IscsiName, Isid};
+use crate::negotiate::Parameters;
+use crate::target::Tsih;
 
 /// Normal or discovery (RFC 7143 section 13.21).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +39,9 @@ pub trait Directory {
     /// `AuthorizationFailure`, `TargetRemoved`, `ServiceUnavailable`, `OutOfResources`, `SessionTypeNotSupported`.
     fn access(&self, subject: &LoginSubject) -> Result<Access, LoginStatus>;
 
-    /// Whether this initiator port has a session with that handle (RFC 7143 section 6.3.1). A login that names a handle is refused
-    /// either way, since a session has one connection here: with `TooManyConnections` or `SessionDoesNotExist`.
-    fn has_session(&self, subject: &LoginSubject, tsih: u16) -> bool;
+    /// What was negotiated for the session with that handle, if the login may join it: it is a normal session of the same initiator
+    /// name, ISID, target and portal group (RFC 7143 section 6.3.1).
+    fn session(&self, subject: &LoginSubject, tsih: Tsih) -> Option<Parameters>;
 
     /// The targets that the initiator may use, with their portals, for SendTargets (RFC 7143 appendix C). `initiator` has passed
     /// the proof that [`Directory::access`] asked for.

@@ -16,16 +16,27 @@ pub type Cdb = SmallVec<[u8; 16]>;
 /// Something the storage processor must act on, in this order.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Login is complete but for the last response: answer with `admit` or `refuse`.
+    /// A handshake is complete but for its last response: answer with [`Session::open`](super::Session::open),
+    /// [`Session::join`](super::Session::join) or [`Handshake::refuse`](super::Handshake::refuse).
     SessionReady(Box<SessionRequest>),
     /// Execute this, then `respond`. Everything that the command needs is here.
     Command(ScsiCommand),
     /// Do this, then `respond_task_management`.
     TaskManagement(TaskManagement),
-    /// The initiator logs out: end the delivered tasks (they get no response), then `finish_logout`.
-    Logout,
-    /// The connection is over: end the delivered tasks, send what is still to be sent, then close the stream. Last event.
+    /// End these delivered tasks, which get no response, and `abandon` each when it can touch nothing any more: their connection
+    /// was logged out or lost (RFC 7143 section 11.14.5). The answer to a logout goes out when all of them have ended.
+    Terminate(Vec<TaskEnd>),
+    /// The session is over, or a handshake: end the delivered tasks, send what is still to be sent, then close the streams. Last event.
     Closed(CloseReason),
+}
+
+/// A task to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskEnd {
+    /// Initiator task tag.
+    pub tag: u32,
+    /// Its logical unit.
+    pub lun: [u8; 8],
 }
 
 /// A login that passed every check.
@@ -37,6 +48,8 @@ pub struct SessionRequest {
     pub subject: LoginSubject,
     /// The connection's identifier within the session.
     pub cid: u16,
+    /// The session that the connection is to join; `None` for a new one.
+    pub tsih: Option<Tsih>,
     /// CHAP user, when there was a proof.
     pub authenticated_as: Option<Rc<str>>,
     /// What was negotiated.
@@ -50,7 +63,7 @@ pub struct SessionRequest {
 pub enum TaskAttribute {
     /// SIMPLE; an untagged task is treated as one.
     Simple,
-    /// ORDERED. The connection delivers it after all earlier commands, and later ones after it.
+    /// ORDERED. The session delivers it after all earlier commands, and later ones after it.
     Ordered,
     /// HEAD OF QUEUE.
     HeadOfQueue,
@@ -61,7 +74,7 @@ pub enum TaskAttribute {
 /// A SCSI command with all its data.
 #[derive(Clone, Debug)]
 pub struct ScsiCommand {
-    /// Initiator task tag: names the task on this connection until it is answered.
+    /// Initiator task tag: names the task in its session until it is answered.
     pub tag: u32,
     /// Its place in the stream of commands.
     pub cmd_sn: u32,
@@ -83,7 +96,7 @@ pub struct ScsiCommand {
     pub expected_in: u32,
 }
 
-/// Task management functions (RFC 7143 section 11.5.1, RFC 7144 section 6.3). TASK REASSIGN is answered by the connection.
+/// Task management functions (RFC 7143 section 11.5.1, RFC 7144 section 6.3). TASK REASSIGN is answered by the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskFunction {
     /// ABORT TASK (1).
@@ -112,7 +125,7 @@ pub enum TaskFunction {
 
 /// A task management function that the storage processor must carry out.
 ///
-/// The connection has done its own part already: all commands that came before it are delivered or, where the function covers
+/// The session has done its own part already: all commands that came before it are delivered or, where the function covers
 /// them and they still waited for data, discarded without a trace. ABORT TASK and QUERY TASK reach the storage processor only for
 /// tasks that were delivered and are unanswered. So aborting the tasks in scope *that were delivered before this event* is the whole
 /// truth; what is delivered after it is not covered, even if the function is still at work then.
@@ -159,6 +172,15 @@ pub enum CloseReason {
     /// A bound of this connection was reached.
     #[error("limit reached: {0}")]
     Limit(&'static str),
+    /// The stream broke.
+    #[error("connection lost")]
+    Lost,
+    /// The initiator has logged in anew with this connection's identifier.
+    #[error("replaced by a new login")]
+    Reinstated,
+    /// Nobody came back for the session in time.
+    #[error("connection lost and not recovered in time")]
+    NotRecovered,
     /// The storage processor wanted it.
     #[error("closed by the storage processor")]
     Local,
@@ -248,10 +270,14 @@ pub enum AsyncMessage {
         /// Seconds.
         within: u16,
     },
-    /// This connection will be dropped.
+    /// A connection of the session was dropped, or will be.
     ConnectionDrop {
+        /// Its CID.
+        cid: u16,
         /// Seconds before a new attempt makes sense.
         time2wait: u16,
+        /// Seconds after that for which its tasks are kept.
+        time2retain: u16,
     },
     /// The session will be dropped.
     SessionDrop {

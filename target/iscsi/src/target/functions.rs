@@ -3,14 +3,18 @@
 //! The connection does its own part first: it discards the covered commands that were never delivered. Data for them may be under way;
 //! the function waits until that has come, or for `abort_drain` (Linux stops sending and would let it wait forever). Only then the
 //! storage processor hears of it, and nothing that came later passes it.
+//!
+//! In a session of several connections the answer stands behind a *fence* (sections 4.2.2.3.3, 11.6.1): it is sent when all responses
+//! that were sent before, on any connection, are acknowledged. Where TaskReporting=ResponseFence was negotiated, later responses wait
+//! until the answer is acknowledged itself.
 
 use super::collect::Doom;
-use super::connection::Connection;
-use super::event::{Event, TaskFunction, TaskManagement, TaskManagementResponse};
+use super::event::{Event, ScsiResponse, TaskFunction, TaskManagement, TaskManagementResponse};
 use super::line::Item;
+use super::session::{ConnectionId, Session};
 use super::task::{Stage, Task};
-use super::{AsyncMessage, Directory};
-use crate::pdu::{self, TaskRequest, TaskResponse, TaskResponseCode, TaskTag};
+use super::{CloseReason, Directory};
+use crate::pdu::{self, Serial32, TaskRequest, TaskResponse, TaskResponseCode, TaskTag};
 
 /// What a function covers.
 fn scope(function: TaskFunction, lun: [u8; 8]) -> Option<Scope> {
@@ -41,7 +45,6 @@ fn known(function: pdu::TaskFunction, level: u8) -> Result<TaskFunction, TaskMan
         pdu::TaskFunction::LOGICAL_UNIT_RESET => TaskFunction::LogicalUnitReset,
         pdu::TaskFunction::TARGET_WARM_RESET => TaskFunction::TargetWarmReset,
         pdu::TaskFunction::TARGET_COLD_RESET => TaskFunction::TargetColdReset,
-        pdu::TaskFunction::TASK_REASSIGN => return Err(TaskManagementResponse::ReassignmentNotSupported),
         pdu::TaskFunction::QUERY_TASK if level >= 2 => TaskFunction::QueryTask,
         pdu::TaskFunction::QUERY_TASK_SET if level >= 2 => TaskFunction::QueryTaskSet,
         pdu::TaskFunction::I_T_NEXUS_RESET if level >= 2 => TaskFunction::NexusReset,
@@ -52,18 +55,39 @@ fn known(function: pdu::TaskFunction, level: u8) -> Result<TaskFunction, TaskMan
 
 /// Whether an immediate function came before commands that it covers: they are numbered below it and missing (section 11.5.1). Target
 /// resets need not wait: what they cover and what is missing would end alike (section 4.2.3.3 b).
-pub(super) fn must_wait(request: &pdu::Request, expected: pdu::Serial32) -> bool {
+pub(super) fn must_wait(request: &pdu::Request, expected: Serial32) -> bool {
     use pdu::TaskFunction as F;
     let pdu::Request::Task(task) = request else { return false };
     let sets = [F::ABORT_TASK_SET, F::CLEAR_TASK_SET, F::LOGICAL_UNIT_RESET];
     sets.contains(&task.function) && expected.is_before(task.cmd_sn)
 }
 
-impl Connection {
-    pub(super) fn task_request(&mut self, pdu: &TaskRequest, directory: &dyn Directory) {
-        let function = match known(pdu.function, self.parameters_in_force().protocol_level) {
+/// Answers that wait for acknowledgments at a time.
+const FENCES_LIMIT: usize = 32;
+
+/// An answer that waits for acknowledgments.
+#[derive(Debug)]
+pub(super) struct Fence {
+    on: ConnectionId,
+    tag: TaskTag,
+    response: TaskManagementResponse,
+    information: [u8; 3],
+    /// What must be acknowledged first.
+    waits: Vec<(ConnectionId, Serial32)>,
+    /// The StatSN behind the answer, once that was sent.
+    sent: Option<Serial32>,
+    /// Responses behind the fence.
+    held: Vec<(u32, ScsiResponse)>,
+}
+
+impl Session {
+    pub(super) fn task_request(&mut self, on: ConnectionId, pdu: &TaskRequest, directory: &dyn Directory) {
+        if pdu.function == pdu::TaskFunction::TASK_REASSIGN {
+            return self.reassign(on, pdu);
+        }
+        let function = match known(pdu.function, self.parameters.protocol_level) {
             Ok(function) => function,
-            Err(response) => return self.send_task_response(pdu.task_tag, response, [0; 3]),
+            Err(response) => return self.send_task_response(on, pdu.task_tag, response, [0; 3]),
         };
         let lun = pdu.lun.0;
         let mut management = TaskManagement {
@@ -75,16 +99,15 @@ impl Connection {
             undelivered: 0,
         };
         if matches!(function, TaskFunction::AbortTask | TaskFunction::QueryTask)
-            && let Some(response) = self.on_one_task(function, pdu, directory)
+            && let Some(response) = self.on_one_task(on, function, pdu, directory)
         {
-            return self.send_task_response(pdu.task_tag, response, [0; 3]);
+            return self.send_task_response(on, pdu.task_tag, response, [0; 3]);
         }
         if function == TaskFunction::QueryTaskSet {
-            let waiting = |stage: &Stage| matches!(stage, Stage::Collecting(_) | Stage::Waiting(_));
             management.undelivered =
-                self.tasks.iter().filter(|(_, task)| task.lun == lun && waiting(&task.stage)).count();
+                self.tasks.iter().filter(|(_, task)| task.lun == lun && task.is_undelivered()).count();
         }
-        self.tasks.insert(management.tag, Task::function(pdu.immediate, lun));
+        self.enter_task(management.tag, Task::function(on, pdu.immediate, lun));
         if pdu.immediate {
             self.immediate_tasks += 1;
         } else {
@@ -104,6 +127,7 @@ impl Connection {
     /// ABORT TASK and QUERY TASK: the answer, unless the storage processor has the task.
     fn on_one_task(
         &mut self,
+        on: ConnectionId,
         function: TaskFunction,
         pdu: &TaskRequest,
         directory: &dyn Directory,
@@ -112,6 +136,10 @@ impl Connection {
         let tag = pdu.referenced_task_tag.0;
         let abort = function == TaskFunction::AbortTask;
         let Some(task) = self.tasks.get(tag).filter(|task| task.lun == pdu.lun.0) else {
+            if abort {
+                // Its connection was lost with the answer: that is sent here first (section 11.5.1).
+                self.send_lost_answer(on, tag);
+            }
             // Section 11.6.1 b, c: a command that may still come is declared as received, others do not exist.
             return Some(match abort {
                 true if self.plug(pdu.ref_cmd_sn, pdu.cmd_sn, directory) => Complete,
@@ -122,7 +150,8 @@ impl Connection {
         match task.stage {
             Stage::Function => Some(Rejected),
             Stage::Delivered => None,
-            Stage::Collecting(_) | Stage::Waiting(_) if abort => {
+            Stage::Ending => Some(NoTask),
+            Stage::Collecting(_) | Stage::Waiting(_) | Stage::Answered(_) if abort => {
                 // Data under way for it is dropped as it comes: no task has that tag.
                 self.withdraw(tag);
                 self.remove_task(tag);
@@ -130,7 +159,7 @@ impl Connection {
                 self.advance_line();
                 Some(Complete)
             }
-            Stage::Collecting(_) | Stage::Waiting(_) => Some(Succeeded),
+            Stage::Collecting(_) | Stage::Waiting(_) | Stage::Answered(_) => Some(Succeeded),
         }
     }
 
@@ -138,8 +167,9 @@ impl Connection {
     fn discard(&mut self, scope: Scope, doom: Doom) -> usize {
         let undelivered = |task: &Task| match &task.stage {
             Stage::Collecting(collect) => !collect.is_silenced(),
-            Stage::Waiting(_) => true,
-            Stage::Delivered | Stage::Function => false,
+            // The device server is done with it, but the initiator will not hear of it any more.
+            Stage::Waiting(_) | Stage::Answered(_) => true,
+            Stage::Delivered | Stage::Ending | Stage::Function => false,
         };
         let covered = self.tasks.iter().filter(|(_, task)| covers(scope, task) && undelivered(task));
         let tags = covered.map(|(tag, _)| tag).collect::<Vec<_>>();
@@ -202,29 +232,108 @@ impl Connection {
         response: TaskManagementResponse,
         information: [u8; 3],
     ) {
-        if self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Function)) {
-            self.remove_task(tag);
-            self.send_task_response(TaskTag(tag), response, information);
+        if !self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Function)) {
+            return;
+        }
+        let Some(task) = self.remove_task(tag) else { return };
+        let (on, tag) = (task.connection, TaskTag(tag));
+        if !self.connections[on].can_send() {
+            return;
+        }
+        if self.connections.open().count() < 2 {
+            return self.send_task_response(on, tag, response, information);
+        }
+        if self.fences.len() >= FENCES_LIMIT {
+            return self.fail(on, CloseReason::Limit("functions whose answers wait for acknowledgments"));
+        }
+        let unacknowledged = self.connections.open().filter(|(_, c)| c.has_unacknowledged());
+        let waits: Vec<_> = unacknowledged.map(|(id, c)| (id, c.stat_sn)).collect();
+        for (id, _) in &waits {
+            self.ask_for_word(*id);
+        }
+        let held = Vec::new();
+        self.fences.push_back(Fence { on, tag, response, information, waits, sent: None, held });
+        self.clear_fences();
+    }
+
+    /// Sends the answers whose fence is clear, and what waits behind them.
+    pub(super) fn clear_fences(&mut self) {
+        while let Some(fence) = self.fences.front_mut() {
+            let connections = &self.connections;
+            let acknowledged = |id: ConnectionId, stat_sn: Serial32| {
+                !connections[id].is_open() || stat_sn.is_at_or_before(connections[id].acked)
+            };
+            let on = fence.on;
+            match fence.sent {
+                Some(stat_sn) if !acknowledged(on, stat_sn) => return,
+                Some(_) => {
+                    let held = self.fences.pop_front().map(|fence| fence.held).unwrap_or_default();
+                    for (tag, response) in held {
+                        self.respond(tag, response);
+                    }
+                }
+                None => {
+                    fence.waits.retain(|(id, stat_sn)| !acknowledged(*id, *stat_sn));
+                    if !fence.waits.is_empty() {
+                        return;
+                    }
+                    let (tag, response, information) = (fence.tag, fence.response, fence.information);
+                    if self.connections[on].can_send() {
+                        self.send_task_response(on, tag, response, information);
+                    }
+                    let behind = self.connections[on].stat_sn;
+                    if let Some(fence) = self.fences.front_mut() {
+                        fence.sent = Some(if self.parameters.response_fence {
+                            behind
+                        } else {
+                            self.connections[on].acked
+                        });
+                    }
+                    if self.parameters.response_fence {
+                        self.ask_for_word(on);
+                    }
+                }
+            }
         }
     }
 
-    fn send_task_response(&mut self, tag: TaskTag, response: TaskManagementResponse, information: [u8; 3]) {
-        self.out.put(TaskResponse {
+    /// Whether a response must stay behind a fence.
+    pub(super) fn held_by_fence(&mut self, tag: u32, response: &ScsiResponse) -> bool {
+        match self.fences.back_mut() {
+            Some(fence) if self.parameters.response_fence => {
+                fence.held.push((tag, response.clone()));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn send_task_response(
+        &mut self,
+        on: ConnectionId,
+        tag: TaskTag,
+        response: TaskManagementResponse,
+        information: [u8; 3],
+    ) {
+        let connection = &mut self.connections[on];
+        connection.put_status(TaskResponse {
             response: TaskResponseCode(response as u8),
             task_tag: tag,
             additional_information: information,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: connection.stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
         });
-        self.numbers.used_status();
     }
 
-    /// Ends a delivered task that gets no response: it was aborted by a task management function.
+    /// Ends a delivered task that gets no response: it was aborted by a task management function, or was to be ended.
     pub fn abandon(&mut self, tag: u32) {
-        if self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Delivered)) {
+        if self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Delivered | Stage::Ending)) {
             self.remove_task(tag);
             self.solicit();
+            if self.logouts_due {
+                self.check_logouts();
+            }
         }
     }
 
@@ -232,16 +341,6 @@ impl Connection {
     /// LOGICAL UNIT RESET, target reset) covers them. With a `status` (TASK ABORTED when TAS is set) they are answered by it.
     /// Returns how many there were.
     pub fn abort_undelivered(&mut self, lun: Option<[u8; 8]>, status: Option<u8>) -> usize {
-        if !self.is_full_feature() {
-            return 0;
-        }
         self.discard(lun, status.map_or(Doom::Silent, Doom::Status))
-    }
-
-    /// Sends an asynchronous message. Ignored outside of a normal session's full feature phase.
-    pub fn async_message(&mut self, message: AsyncMessage) {
-        if self.in_normal_session() {
-            self.send_async(message);
-        }
     }
 }

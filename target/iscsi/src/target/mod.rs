@@ -1,20 +1,24 @@
-//! The target's half of a connection, without I/O.
+//! The target's half of a session, without I/O.
 //!
-//! The storage processor runs one [`Connection`] per accepted stream:
+//! The storage processor runs a [`Handshake`] on each accepted stream. What comes of it is a [`Session`], or one more connection of one:
 //!
 //! ```text
-//! loop {
-//!     wait for any of: stream readable -> receive into conn.buffer(); conn.received(now, &directory)
-//!                      conn.next_timeout() reached -> conn.on_timeout(now)
-//!                      a command finished -> conn.respond(tag, response)
-//!     while let Some(event) = conn.poll_event() { start it }
-//!     conn.transmit(|bytes| outbox.push_bytes(bytes));        // one vectored send for the whole batch
-//!     if conn.is_closing() && outbox.is_empty() { close the stream; break }
+//! handshake: receive into handshake.buffer(); handshake.received(now, &directory); send what it transmits
+//!            Event::SessionReady -> Session::open(handshake, …), session.join(handshake, …), or handshake.refuse(…)
+//!
+//! loop {                                                      // for each connection `id` of a session
+//!     wait for any of: stream readable -> receive into session.buffer(id); session.received(id, now, &directory)
+//!                      session.next_timeout() reached -> session.on_timeout(now)
+//!                      a command finished -> session.respond(tag, response)
+//!     while let Some(event) = session.poll_event() { start it }
+//!     session.transmit(id, |bytes| outbox.push_bytes(bytes)); // one vectored send for the whole batch
+//!     wake the loops of session.others_pending(id)
+//!     if session.is_closing(id) && outbox.is_empty() { close the stream; session.release(id, now); break }
 //! }
 //! ```
 //!
 //! While much output waits to be sent, the storage processor stops receiving: that bounds what pings can make it hold.
-//! Error recovery level 0, one connection per session. States and limits: `docs/design/iscsi-session.md`.
+//! States and limits: `docs/design/iscsi-session.md`; what happens after errors: `docs/design/iscsi-recovery.md`.
 
 mod collect;
 mod commands;
@@ -23,9 +27,16 @@ mod connection;
 mod directory;
 mod event;
 mod functions;
+mod handshake;
+mod layout;
 mod line;
 mod numbers;
+mod recovery;
 mod reply;
+mod sent;
+mod session;
+mod single;
+mod snack;
 mod tags;
 mod task;
 #[cfg(test)]
@@ -33,14 +44,17 @@ mod tests;
 mod text_exchange;
 
 pub use config::{ConnectionConfig, DigestPolicy, Limits, Policy, Timers};
-pub use connection::Connection;
 pub use directory::{
     Access, Authentication, ChapCredentials, Directory, LoginSubject, Redirect, SessionType, TargetRecord,
 };
 pub use event::{
-    AsyncMessage, Cdb, CloseReason, Event, ScsiCommand, ScsiResponse, SessionRequest, TaskAttribute,
+    AsyncMessage, Cdb, CloseReason, Event, ScsiCommand, ScsiResponse, SessionRequest, TaskAttribute, TaskEnd,
     TaskFunction, TaskManagement, TaskManagementResponse, Tsih,
 };
+
+pub use handshake::Handshake;
+pub use session::{ConnectionId, Session};
+pub use single::SingleConnection;
 
 /// SAM-5 status GOOD.
 pub const GOOD: u8 = 0x00;

@@ -1,18 +1,20 @@
-//! StatSN, ExpCmdSN and MaxCmdSN (RFC 7143 sections 4.2.2.1 and 4.2.2.2).
+//! ExpCmdSN and MaxCmdSN of a session (RFC 7143 section 4.2.2.1).
 
 use crate::pdu::Serial32;
 
-/// The numbers of a session with one connection.
+/// The command window of a session, over all its connections.
 ///
-/// `MaxCmdSN = ExpCmdSN + (depth − open) − 1`, where `open` counts numbered commands without an answer. It never goes back: a command
-/// that arrives moves ExpCmdSN and `open` together, an answer lowers `open`.
+/// `MaxCmdSN = ExpCmdSN + (depth − open − excess) − 1`, where `open` counts numbered commands without an answer and `excess` the answers
+/// beyond `depth` that are kept because nobody has acknowledged them (error recovery above level 0). MaxCmdSN never goes back: a command
+/// that arrives moves ExpCmdSN and `open` together, an answer lowers `open`, and what was promised stays promised.
 #[derive(Debug)]
 pub(super) struct Numbers {
-    pub(super) stat_sn: Serial32,
     pub(super) exp_cmd_sn: Serial32,
     depth: u32,
     open: u32,
-    started: bool,
+    kept: u32,
+    /// The highest MaxCmdSN that the initiator was told.
+    promised: Serial32,
     /// What the initiator was told last: whether its window is closed.
     told_closed: bool,
 }
@@ -29,49 +31,45 @@ pub(super) enum Turn {
 }
 
 impl Numbers {
-    pub(super) fn new(depth: u32) -> Self {
+    /// The leading login's CmdSN is the first that is expected (section 11.12.8).
+    pub(super) fn new(depth: u32, first: Serial32) -> Self {
         Self {
-            stat_sn: Serial32(1),
-            exp_cmd_sn: Serial32(0),
+            exp_cmd_sn: first,
             depth: depth.max(1),
             open: 0,
-            started: false,
+            kept: 0,
+            promised: first.previous(),
             told_closed: false,
         }
     }
 
-    /// The leading login's CmdSN is the first that is expected (section 11.12.8).
-    pub(super) fn start(&mut self, cmd_sn: Serial32) {
-        self.exp_cmd_sn = cmd_sn;
-        self.started = true;
-    }
-
-    pub(super) fn started(&self) -> bool {
-        self.started
-    }
-
     pub(super) fn max_cmd_sn(&self) -> Serial32 {
-        self.exp_cmd_sn.plus(self.depth - self.open).previous()
+        let taken = self.open + self.kept.saturating_sub(self.depth);
+        let now = self.exp_cmd_sn.plus(self.depth.saturating_sub(taken)).previous();
+        if self.kept > self.depth { now.latest(self.promised) } else { now }
     }
 
     /// MaxCmdSN, for a PDU that is about to be sent.
     pub(super) fn announce(&mut self) -> Serial32 {
-        self.told_closed = self.open == self.depth;
-        self.max_cmd_sn()
+        let max = self.max_cmd_sn();
+        self.promised = max;
+        self.told_closed = max == self.exp_cmd_sn.previous();
+        max
     }
 
     /// Whether the initiator holds its window for closed and no answer that is due says otherwise (section 11.4.11).
     pub(super) fn must_announce(&self) -> bool {
-        self.told_closed && self.open < self.depth
+        self.told_closed && self.max_cmd_sn() != self.exp_cmd_sn.previous()
     }
 
     pub(super) fn turn(&self, cmd_sn: Serial32) -> Turn {
-        if self.open == self.depth {
+        let max = self.max_cmd_sn();
+        if max == self.exp_cmd_sn.previous() {
             return Turn::Outside;
         }
         if cmd_sn == self.exp_cmd_sn {
             Turn::Now
-        } else if self.exp_cmd_sn.is_before(cmd_sn) && cmd_sn.is_at_or_before(self.max_cmd_sn()) {
+        } else if self.exp_cmd_sn.is_before(cmd_sn) && cmd_sn.is_at_or_before(max) {
             Turn::Later
         } else {
             Turn::Outside
@@ -93,9 +91,19 @@ impl Numbers {
         self.open = self.open.saturating_sub(1);
     }
 
-    /// A response with a StatSN was made.
-    pub(super) fn used_status(&mut self) {
-        self.stat_sn = self.stat_sn.next();
+    /// The answer to a numbered command is kept until it is acknowledged.
+    pub(super) fn keep(&mut self) {
+        self.kept += 1;
+    }
+
+    /// Whether so many answers are kept that the next ones take room in the window.
+    pub(super) fn lacks_acknowledgments(&self) -> bool {
+        self.kept >= self.depth
+    }
+
+    /// So many kept answers are gone.
+    pub(super) fn let_go(&mut self, count: u32) {
+        self.kept = self.kept.saturating_sub(count);
     }
 }
 
@@ -105,8 +113,7 @@ mod tests {
 
     #[test]
     fn the_window_closes_and_opens_and_never_goes_back() {
-        let mut numbers = Numbers::new(2);
-        numbers.start(Serial32(u32::MAX));
+        let mut numbers = Numbers::new(2, Serial32(u32::MAX));
         assert_eq!(numbers.announce(), Serial32(0));
         assert_eq!(numbers.turn(Serial32(u32::MAX)), Turn::Now);
         assert_eq!(numbers.turn(Serial32(0)), Turn::Later);
@@ -124,5 +131,26 @@ mod tests {
         assert!(numbers.must_announce());
         assert_eq!(numbers.announce(), Serial32(1));
         assert!(!numbers.must_announce());
+    }
+
+    /// An initiator that acknowledges nothing gets no further than twice the depth.
+    #[test]
+    fn answers_that_nobody_acknowledges_close_the_window() {
+        let mut numbers = Numbers::new(4, Serial32(0));
+        let (mut taken, mut max) = (0, numbers.announce());
+        while numbers.turn(numbers.exp_cmd_sn) == Turn::Now {
+            numbers.advance();
+            numbers.opened();
+            numbers.closed();
+            numbers.keep();
+            taken += 1;
+            assert!(max.is_at_or_before(numbers.announce()), "MaxCmdSN never goes back");
+            max = numbers.announce();
+            assert!(taken <= 8);
+        }
+        assert_eq!(taken, 8);
+        numbers.let_go(3);
+        assert!(numbers.must_announce());
+        assert_eq!(numbers.turn(numbers.exp_cmd_sn), Turn::Now);
     }
 }

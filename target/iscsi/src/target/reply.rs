@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use twinlun_block::Payload;
 
-use super::connection::Connection;
+use super::collect::Asked;
 use super::event::{AsyncMessage, ScsiResponse};
+use super::layout::Layout;
+use super::sent::Answer;
+use super::session::{ConnectionId, Session};
 use super::task::{Stage, Task};
 use crate::pdu::{
-    self, AsyncEvent, Bhs, DataIn, DataInStatus, Lun, NopIn, RawPdu, Reject, RejectReason, Residual,
+    self, AsyncEvent, Bhs, DataIn, DataInStatus, Lun, NopIn, R2t, RawPdu, Reject, RejectReason, Residual,
     ResponseCode, ScsiStatus, TaskTag, TransferTag,
 };
 
@@ -17,14 +20,17 @@ const STATUS_QUALIFIER: usize = 8;
 /// Statuses that may ride on the last Data-In (RFC 7143 section 11.7.3).
 const COLLAPSIBLE: [u8; 2] = [ScsiStatus::GOOD.0, ScsiStatus::CONDITION_MET.0];
 
-impl Connection {
-    /// Answers [`super::Event::Command`]. A tag that is not outstanding is ignored (the connection may have closed meanwhile).
+impl Session {
+    /// Answers [`super::Event::Command`]. A tag that is not outstanding is ignored (the session may have ended meanwhile).
     pub fn respond(&mut self, tag: u32, response: ScsiResponse) {
         if !self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Delivered)) {
             return;
         }
+        if !self.fences.is_empty() && self.held_by_fence(tag, &response) {
+            return;
+        }
         if let Some(task) = self.remove_task(tag) {
-            self.send_response(tag, &task, response);
+            self.answer(tag, &task, response);
             self.solicit();
         }
     }
@@ -34,11 +40,28 @@ impl Connection {
         if !self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Delivered)) {
             return;
         }
-        if self.remove_task(tag).is_some() {
-            let failed = self.scsi_response(tag);
-            self.out.put(pdu::ScsiResponse { response: ResponseCode::TARGET_FAILURE, ..failed });
-            self.numbers.used_status();
+        if let Some(task) = self.remove_task(tag) {
+            let failed = pdu::ScsiResponse {
+                response: ResponseCode::TARGET_FAILURE,
+                ..self.scsi_response(&task, tag)
+            };
+            let connection = &mut self.connections[task.connection];
+            if connection.can_send() {
+                connection.put_status(failed);
+            }
             self.solicit();
+        }
+    }
+
+    /// Sends a command's answer. When its connection is lost, the task stays, with the answer, for its reassignment.
+    pub(super) fn answer(&mut self, tag: u32, task: &Task, response: ScsiResponse) {
+        let connection = &self.connections[task.connection];
+        if connection.can_send() {
+            return self.send_response(tag, task, response);
+        }
+        if connection.is_lost() && !task.immediate {
+            self.numbers.opened();
+            self.enter_task(tag, task.answered(response));
         }
     }
 
@@ -57,7 +80,7 @@ impl Connection {
                 (Residual::between(0, presented_in.max(response.presented_out)), Residual::None)
             }
         };
-        let level2 = self.parameters_in_force().protocol_level >= 2;
+        let level2 = self.parameters.protocol_level >= 2;
         let qualifier = if level2 { response.qualifier } else { 0 };
         let bidirectional = task.read && task.write;
         let collapse = !response.data_in.is_empty()
@@ -65,32 +88,55 @@ impl Connection {
             && response.sense.is_empty()
             && qualifier == 0
             && COLLAPSIBLE.contains(&response.status);
-        let status = collapse.then_some((response.status, residual));
-        let sent = self.send_data(tag, &response.data_in, status, task);
-        if collapse {
+        let parameters = &self.connections[task.connection].parameters;
+        let (segment, burst) = (parameters.initiator_max_recv, parameters.max_burst);
+        let layout = Layout::new(0, 0, response.data_in.len(), segment, burst);
+        let plain = |this: &mut Self| {
+            let mut raw = RawPdu::from(pdu::ScsiResponse {
+                status: ScsiStatus(response.status),
+                exp_data_sn: layout.end_sn(),
+                residual,
+                bidirectional_residual,
+                sense: response.sense.clone(),
+                ..this.scsi_response(task, tag)
+            });
+            raw.bhs.0[STATUS_QUALIFIER..][..2].copy_from_slice(&qualifier.to_be_bytes());
+            raw
+        };
+        if !self.recovers() {
+            let status = collapse.then_some((response.status, residual));
+            self.send_data(tag, &response.data_in, layout, status, task);
+            if !collapse {
+                let raw = plain(self);
+                self.connections[task.connection].put_status(raw);
+            }
             return;
         }
-        let plain = self.scsi_response(tag);
-        let mut raw = RawPdu::from(pdu::ScsiResponse {
-            status: ScsiStatus(response.status),
-            exp_data_sn: sent,
-            residual,
-            bidirectional_residual,
-            sense: response.sense,
-            ..plain
-        });
-        raw.bhs.0[STATUS_QUALIFIER..][..2].copy_from_slice(&qualifier.to_be_bytes());
-        self.out.put(raw);
-        self.numbers.used_status();
+        if !task.immediate {
+            self.numbers.keep();
+        }
+        let ack_tag = if layout.is_longer_than_burst() { self.transfer_tag() } else { TransferTag::RESERVED };
+        let answer = Answer {
+            tag,
+            lun: task.lun,
+            numbered: !task.immediate,
+            data: response.data_in.clone(),
+            layout,
+            acked: 0,
+            ack_tag,
+            response: plain(self),
+            collapsed: collapse,
+        };
+        self.send_answer(task.connection, Box::new(answer), 0);
     }
 
-    fn scsi_response(&mut self, tag: u32) -> pdu::ScsiResponse {
+    fn scsi_response(&mut self, task: &Task, tag: u32) -> pdu::ScsiResponse {
         pdu::ScsiResponse {
             response: ResponseCode::COMPLETED,
             status: ScsiStatus::GOOD,
             task_tag: TaskTag(tag),
             snack_tag: 0,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: self.connections[task.connection].stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
             exp_data_sn: 0,
@@ -102,25 +148,25 @@ impl Connection {
     }
 
     /// Sends data in PDUs of the initiator's MaxRecvDataSegmentLength and sequences of MaxBurstLength; the last PDU may carry the
-    /// status. Returns the number of PDUs.
-    fn send_data(&mut self, tag: u32, data: &Payload, status: Option<(u8, Residual)>, task: &Task) -> u32 {
-        let parameters = self.parameters_in_force();
-        // Segments are whole words but for the last of a sequence (section 11.7.7).
-        let most = (parameters.initiator_max_recv & !3) as usize;
-        let burst = (parameters.max_burst & !3) as usize;
-        let total = data.len();
-        let (mut at, mut in_burst, mut data_sn) = (0, 0, 0);
-        while at < total {
-            let len = (total - at).min(most).min(burst - in_burst);
-            let last = at + len == total;
-            in_burst += len;
-            let status = status.filter(|_| last).map(|(status, residual)| {
-                let stat_sn = self.numbers.stat_sn;
-                self.numbers.used_status();
+    /// status.
+    fn send_data(
+        &mut self,
+        tag: u32,
+        data: &Payload,
+        layout: Layout,
+        status: Option<(u8, Residual)>,
+        task: &Task,
+    ) {
+        let connection = &mut self.connections[task.connection];
+        let mut data_sn = 0;
+        while let Some(cut) = layout.cut(data_sn) {
+            let status = status.filter(|_| cut.is_last).map(|(status, residual)| {
+                let stat_sn = connection.stat_sn;
+                connection.stat_sn = stat_sn.next();
                 DataInStatus { status: ScsiStatus(status), residual, stat_sn }
             });
-            self.out.put(DataIn {
-                is_final: last || in_burst == burst,
+            connection.out.put(DataIn {
+                is_final: cut.is_final,
                 acknowledge: false,
                 status,
                 lun: Lun(task.lun),
@@ -129,65 +175,96 @@ impl Connection {
                 exp_cmd_sn: self.numbers.exp_cmd_sn,
                 max_cmd_sn: self.numbers.announce(),
                 data_sn,
-                buffer_offset: at as u32,
-                data: data.slice(at, len),
+                buffer_offset: cut.offset as u32,
+                data: data.slice(cut.offset, cut.len),
             });
-            if in_burst == burst {
-                in_burst = 0;
-            }
-            at += len;
             data_sn += 1;
         }
-        data_sn
+    }
+
+    pub(super) fn send_r2t(&mut self, on: ConnectionId, tag: u32, lun: [u8; 8], asked: Asked) {
+        let connection = &mut self.connections[on];
+        connection.out.put(R2t {
+            lun: Lun(lun),
+            task_tag: TaskTag(tag),
+            transfer_tag: asked.tag,
+            stat_sn: connection.stat_sn,
+            exp_cmd_sn: self.numbers.exp_cmd_sn,
+            max_cmd_sn: self.numbers.announce(),
+            r2t_sn: asked.r2t_sn,
+            buffer_offset: asked.offset,
+            desired_len: asked.len,
+        });
     }
 
     /// Rejects a PDU, showing its header.
-    pub(super) fn reject(&mut self, reason: RejectReason, header: Bhs) {
+    pub(super) fn reject(&mut self, on: ConnectionId, reason: RejectReason, header: Bhs) {
         tracing::debug!(?reason, ?header, "rejected");
-        self.out.put(Reject {
+        let connection = &mut self.connections[on];
+        connection.put_status(Reject {
             reason,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: connection.stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
             data_sn: 0,
             header,
         });
-        self.numbers.used_status();
     }
 
-    fn nop_in(&mut self, task_tag: TaskTag, transfer_tag: TransferTag, data: Payload) {
-        self.out.put(NopIn {
+    fn nop_in(
+        &mut self,
+        on: ConnectionId,
+        task_tag: TaskTag,
+        transfer_tag: TransferTag,
+        data: Payload,
+    ) -> NopIn {
+        NopIn {
             lun: Lun::ZERO,
             task_tag,
             transfer_tag,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: self.connections[on].stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
             data,
-        });
+        }
     }
 
     /// Answers a NOP-Out.
-    pub(super) fn send_echo(&mut self, tag: TaskTag, data: Payload) {
-        self.nop_in(tag, TransferTag::RESERVED, data);
-        self.numbers.used_status();
+    pub(super) fn send_echo(&mut self, on: ConnectionId, tag: TaskTag, data: Payload) {
+        let echo = self.nop_in(on, tag, TransferTag::RESERVED, data);
+        self.connections[on].put_status(echo);
+        self.urge_acknowledgment(on);
     }
 
     /// Asks whether the initiator is there. Uses up no StatSN (section 11.19.2).
-    pub(super) fn send_ping(&mut self, tag: TransferTag) {
-        self.nop_in(TaskTag::RESERVED, tag, Payload::new());
+    pub(super) fn send_ping(&mut self, on: ConnectionId, tag: TransferTag) {
+        let ping = self.nop_in(on, TaskTag::RESERVED, tag, Payload::new());
+        self.connections[on].out.put(ping);
     }
 
     /// Tells the initiator that its window is open again.
-    pub(super) fn announce_window(&mut self) {
-        self.nop_in(TaskTag::RESERVED, TransferTag::RESERVED, Payload::new());
+    pub(super) fn announce_window(&mut self, on: ConnectionId) {
+        let word = self.nop_in(on, TaskTag::RESERVED, TransferTag::RESERVED, Payload::new());
+        self.connections[on].out.put(word);
     }
 
-    pub(super) fn send_async(&mut self, message: AsyncMessage) {
-        let cid = self.session.as_ref().map_or(0, |session| session.cid);
+    /// Sends an asynchronous message on the first connection that is open. Ignored where nothing but answers may be sent (section
+    /// 7.4.3).
+    pub fn async_message(&mut self, message: AsyncMessage) {
+        let first = self.connections.open().next().map(|(on, _)| on);
+        if let Some(on) = first {
+            self.async_message_on(on, message);
+        }
+    }
+
+    /// Sends an asynchronous message on one connection, which a request to log out concerns (section 11.9.1).
+    pub fn async_message_on(&mut self, on: ConnectionId, message: AsyncMessage) {
+        if !self.is_normal() || !self.connections[on].is_open() {
+            return;
+        }
         let mut out = pdu::AsyncMessage {
             lun: Lun::ZERO,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: self.connections[on].stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
             event: AsyncEvent::SCSI,
@@ -203,14 +280,14 @@ impl Connection {
             AsyncMessage::LogoutRequest { within } => {
                 (out.event, out.parameter3) = (AsyncEvent::LOGOUT_REQUEST, within);
             }
-            AsyncMessage::ConnectionDrop { time2wait } => {
-                (out.event, out.parameter1, out.parameter2) = (AsyncEvent::CONNECTION_DROP, cid, time2wait);
+            AsyncMessage::ConnectionDrop { cid, time2wait, time2retain } => {
+                (out.event, out.parameter1) = (AsyncEvent::CONNECTION_DROP, cid);
+                (out.parameter2, out.parameter3) = (time2wait, time2retain);
             }
             AsyncMessage::SessionDrop { time2wait } => {
                 (out.event, out.parameter2) = (AsyncEvent::SESSION_DROP, time2wait);
             }
         }
-        self.out.put(out);
-        self.numbers.used_status();
+        self.connections[on].put_status(out);
     }
 }

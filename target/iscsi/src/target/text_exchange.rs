@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 
-use super::connection::Connection;
+use super::session::{ConnectionId, Session};
 use super::{Directory, SessionType};
 use crate::negotiate::{Key, Negotiation, NegotiationError, Place};
 use crate::pdu::{Bhs, Lun, RejectReason, TaskTag, TextRequest, TextResponse, TransferTag};
@@ -33,10 +33,16 @@ pub(super) struct TextExchange {
     requests: u32,
 }
 
-impl Connection {
-    pub(super) fn text_request(&mut self, pdu: &TextRequest, header: Bhs, directory: &dyn Directory) {
+impl Session {
+    pub(super) fn text_request(
+        &mut self,
+        on: ConnectionId,
+        pdu: &TextRequest,
+        header: Bhs,
+        directory: &dyn Directory,
+    ) {
         let fresh = pdu.transfer_tag.is_reserved();
-        let mut exchange = match self.text.take() {
+        let mut exchange = match self.connections[on].text.take() {
             Some(exchange) if !fresh => exchange,
             // A new request resets what there was (section 11.10.4).
             _ if fresh => TextExchange {
@@ -47,10 +53,10 @@ impl Connection {
                 answer: Bytes::new(),
                 requests: 0,
             },
-            _ => return self.reject(RejectReason::INVALID_PDU_FIELD, header),
+            _ => return self.reject(on, RejectReason::INVALID_PDU_FIELD, header),
         };
         if !fresh && (exchange.tag != pdu.task_tag || exchange.transfer_tag != pdu.transfer_tag) {
-            return self.reject(RejectReason::INVALID_PDU_FIELD, header);
+            return self.reject(on, RejectReason::INVALID_PDU_FIELD, header);
         }
         exchange.requests += 1;
         let sending = !exchange.answer.is_empty();
@@ -59,27 +65,27 @@ impl Connection {
             || (!sending && exchange.requests > REQUESTS_LIMIT)
             || exchange.collected.push(&pdu.text).is_err()
         {
-            return self.reject(RejectReason::PROTOCOL_ERROR, header);
+            return self.reject(on, RejectReason::PROTOCOL_ERROR, header);
         }
         if pdu.continues {
-            return self.text_response(exchange, Bytes::new(), false, false);
+            return self.text_response(on, exchange, Bytes::new(), false, false);
         }
         if !sending {
             let collected = exchange.collected.take();
-            match self.text_answer(&mut exchange, &collected, directory) {
+            match self.text_answer(on, &mut exchange, &collected, directory) {
                 Ok(answer) => exchange.answer = answer.into(),
                 Err(error) => {
                     tracing::debug!(%error, "text negotiation failed");
-                    return self.reject(RejectReason::PROTOCOL_ERROR, header);
+                    return self.reject(on, RejectReason::PROTOCOL_ERROR, header);
                 }
             }
         }
-        self.send_part(exchange, pdu.is_final);
+        self.send_part(on, exchange, pdu.is_final);
     }
 
     /// Sends what fits into one PDU, cut between pairs.
-    fn send_part(&mut self, mut exchange: TextExchange, initiator_done: bool) {
-        let most = self.parameters_in_force().initiator_max_recv as usize;
+    fn send_part(&mut self, on: ConnectionId, mut exchange: TextExchange, initiator_done: bool) {
+        let most = self.connections[on].parameters.initiator_max_recv as usize;
         let part = if exchange.answer.len() <= most {
             std::mem::take(&mut exchange.answer)
         } else {
@@ -88,33 +94,41 @@ impl Connection {
             exchange.answer.split_to(pair_end)
         };
         let more = !exchange.answer.is_empty();
-        self.text_response(exchange, part, more, initiator_done && !more);
+        self.text_response(on, exchange, part, more, initiator_done && !more);
     }
 
-    fn text_response(&mut self, mut exchange: TextExchange, part: Bytes, continues: bool, is_final: bool) {
+    fn text_response(
+        &mut self,
+        on: ConnectionId,
+        mut exchange: TextExchange,
+        part: Bytes,
+        continues: bool,
+        is_final: bool,
+    ) {
         exchange.transfer_tag = if is_final { TransferTag::RESERVED } else { self.transfer_tag() };
-        self.out.put(TextResponse {
+        let connection = &mut self.connections[on];
+        connection.put_status(TextResponse {
             is_final,
             continues,
             lun: Lun::ZERO,
             task_tag: exchange.tag,
             transfer_tag: exchange.transfer_tag,
-            stat_sn: self.numbers.stat_sn,
+            stat_sn: connection.stat_sn,
             exp_cmd_sn: self.numbers.exp_cmd_sn,
             max_cmd_sn: self.numbers.announce(),
             text: part,
         });
-        self.numbers.used_status();
         if !is_final {
-            self.text = Some(exchange);
-        } else if let (Some(negotiation), Some(session)) = (exchange.negotiation, self.session.as_mut()) {
+            connection.text = Some(exchange);
+        } else if let Some(negotiation) = exchange.negotiation {
             // Negotiated values take effect when the sequence ends (section 6.4).
-            session.parameters = *negotiation.parameters();
+            connection.parameters = *negotiation.parameters();
         }
     }
 
     fn text_answer(
         &self,
+        on: ConnectionId,
         exchange: &mut TextExchange,
         collected: &[u8],
         directory: &dyn Directory,
@@ -128,9 +142,9 @@ impl Connection {
             self.send_targets(*request, directory, &mut answer)?;
             return Ok(answer.finish());
         }
-        let Some(session) = &self.session else { return Ok(Vec::new()) };
         let negotiation = exchange.negotiation.get_or_insert_with(|| {
-            Negotiation::full_feature(self.config.policy, session.subject.session_type, session.parameters)
+            let parameters = self.connections[on].parameters;
+            Negotiation::full_feature(self.config.policy, self.subject.session_type, parameters)
         });
         negotiation.answer(&pairs, Place::FullFeature, &mut answer)?;
         Ok(answer.finish())
@@ -143,8 +157,7 @@ impl Connection {
         directory: &dyn Directory,
         answer: &mut TextBuilder,
     ) -> Result<(), TextError> {
-        let Some(session) = &self.session else { return Ok(()) };
-        let subject = &session.subject;
+        let subject = &self.subject;
         let normal = subject.session_type == SessionType::Normal;
         let named = match request.value {
             // A normal session is told of its own target only. Appendix C keeps "All" from it for that reason; initiators ask all

@@ -1,16 +1,19 @@
 //! Orders about hosts and their credentials, and the views of hosts and sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use serde_json::json;
 use twinlun_api as api;
 use twinlun_api::Problem;
+use twinlun_io::Stream;
 use twinlun_iscsi::chap::MIN_SECRET;
 use twinlun_iscsi::target::SessionType;
 
 use super::{host_name, not_found, plan, refused, usage, value};
 use crate::admin::Answer;
 use crate::processor::Processor;
+use crate::sessions::Session;
 use crate::state::{Credentials, Discovery, Host, UnitState};
 
 /// Longest CHAP name and secret.
@@ -71,7 +74,9 @@ impl Processor {
     fn end_sessions_of(&self, initiator: &str) {
         let sessions = self.sessions.borrow();
         for (_, session) in sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == initiator) {
-            session.connection.close();
+            if let Some(host) = session.host() {
+                host.close();
+            }
         }
     }
 
@@ -124,17 +129,24 @@ impl Processor {
             alias: session.alias.as_deref().map(printable),
             chap_user: session.user.as_deref().map(printable),
             isid: format!("{:?}", session.subject.isid),
-            address: session.connection.stream().peer_address().to_string(),
-            portal: session.connection.stream().local_address().to_string(),
+            address: addresses(session, Stream::peer_address),
+            portal: addresses(session, Stream::local_address),
             kind: match session.subject.session_type {
                 SessionType::Normal => "normal",
                 SessionType::Discovery => "discovery",
             }
             .into(),
-            commands: session.connection.outstanding(),
+            commands: session.host().map_or(0, |host| host.outstanding()),
         });
         views.collect()
     }
+}
+
+/// The address of each of a session's connections; one that waits for them to come back has none.
+fn addresses(session: &Session, address: impl Fn(&Stream) -> SocketAddr) -> String {
+    let connections = session.host().map(|host| host.connections()).unwrap_or_default();
+    let texts: Vec<_> = connections.iter().map(|c| address(c.stream()).to_string()).collect();
+    texts.join(", ")
 }
 
 /// Text of the network as a terminal may show it.

@@ -95,8 +95,7 @@ impl Processor {
         if self.shard.timeout(Duration::from_secs(seconds.into()), left).await.is_err() {
             for connection in portal.connections() {
                 // Whoever did not obey is told before the stream closes (RFC 7143, 11.9.1 event 1).
-                connection.tell(AsyncMessage::ConnectionDrop { time2wait: TIME2WAIT });
-                connection.close();
+                connection.drop_announced(TIME2WAIT);
             }
             portal.until(|portal| undone(portal) || portal.connections().is_empty()).await;
         }

@@ -17,7 +17,7 @@ const UNSOLICITED: TransferTag = TransferTag::RESERVED;
 
 /// What a correct initiator does with `data` under the parameters in force: returns the largest number of R2Ts that it saw outstanding.
 fn play_write(host: &mut Host, tag: u32, data: &[u8], unsolicited_pdus: bool) -> usize {
-    let p = *host.connection.parameters().unwrap();
+    let p = host.connection.parameters().unwrap();
     let most = p.target_max_recv as usize;
     let first_burst = data.len().min(p.first_burst as usize);
     let immediate = if p.immediate_data { first_burst.min(most) } else { 0 };

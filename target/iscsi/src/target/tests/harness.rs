@@ -8,13 +8,14 @@ use twinlun_block::Payload;
 use crate::chap::{AlgorithmSet, Secret};
 use crate::login::LoginStatus;
 use crate::names::IscsiName;
+use crate::negotiate::Parameters;
 use crate::pdu::{
     self, Cdb, DataOut, Isid, LoginRequest, LoginResponse, Lun, RawPdu, Response, ScsiCommand, Serial32,
     Stage, TaskAttribute, TaskFunction, TaskRequest, TaskTag, TransferTag,
 };
 use crate::target::{
-    Access, ChapCredentials, Connection, ConnectionConfig, Directory, Event, LoginSubject, Redirect,
-    SessionType, TargetRecord, Tsih,
+    Access, ChapCredentials, ConnectionConfig, Directory, Event, LoginSubject, Redirect, SessionType,
+    SingleConnection, TargetRecord, Tsih,
 };
 use crate::{Deframer, Encoder, FrameLimits};
 
@@ -33,7 +34,7 @@ pub(super) struct Fixture {
     pub(super) chap: Option<ChapCredentials>,
     pub(super) alias: Option<&'static str>,
     pub(super) redirect: Option<(&'static str, bool)>,
-    pub(super) sessions: Vec<u16>,
+    pub(super) sessions: Vec<(u16, Parameters)>,
     pub(super) more_targets: usize,
 }
 
@@ -62,8 +63,8 @@ impl Directory for Fixture {
         Ok(access)
     }
 
-    fn has_session(&self, _: &LoginSubject, tsih: u16) -> bool {
-        self.sessions.contains(&tsih)
+    fn session(&self, _: &LoginSubject, tsih: Tsih) -> Option<Parameters> {
+        self.sessions.iter().find(|(handle, _)| *handle == tsih.get()).map(|(_, parameters)| *parameters)
     }
 
     fn targets(&self, _: &IscsiName) -> Vec<TargetRecord> {
@@ -79,7 +80,7 @@ impl Directory for Fixture {
 
 /// The initiator and the connection that it talks to.
 pub(super) struct Host {
-    pub(super) connection: Connection,
+    pub(super) connection: SingleConnection,
     pub(super) fixture: Fixture,
     pub(super) now: Duration,
     out: Encoder,
@@ -95,7 +96,7 @@ impl Host {
         change(&mut config);
         let now = Duration::from_secs(1000);
         Self {
-            connection: Connection::new(config, [7; 32], now),
+            connection: SingleConnection::new(config, [7; 32], now),
             fixture,
             now,
             out: Encoder::new(),
@@ -131,7 +132,7 @@ impl Host {
         let Some(Response::Login(response)) = self.receive().into_iter().next() else {
             panic!("no response")
         };
-        let parameters = *self.connection.parameters().expect("full feature");
+        let parameters = self.connection.parameters().expect("full feature");
         self.out.set_digests(parameters.header_digest, parameters.data_digest);
         self.deframer.set_limits(FrameLimits {
             max_data: parameters.initiator_max_recv,
@@ -165,14 +166,24 @@ impl Host {
 
     /// Everything that the target sent, with StatSN and window checked.
     pub(super) fn receive(&mut self) -> Vec<Response> {
+        let all = self.receive_again();
+        all.iter().for_each(|response| self.check_numbers(response));
+        all
+    }
+
+    /// Everything that the target sent, old numbers among it.
+    pub(super) fn receive_again(&mut self) -> Vec<Response> {
         let mut bytes = Vec::new();
         self.connection.transmit(|segment| bytes.extend_from_slice(&segment));
-        self.deframer.buffer().extend_from_slice(&bytes);
-        let mut all = Vec::new();
-        while let Some(raw) = self.deframer.next().expect("well-formed frames") {
-            let response = Response::parse(raw).expect("a well-formed response");
-            self.check_numbers(&response);
-            all.push(response);
+        let (mut all, mut rest) = (Vec::new(), &bytes[..]);
+        while !rest.is_empty() {
+            let buffer = self.deframer.buffer();
+            let room = (buffer.capacity() - buffer.len()).min(rest.len());
+            buffer.extend_from_slice(&rest[..room]);
+            rest = &rest[room..];
+            while let Some(raw) = self.deframer.next().expect("well-formed frames") {
+                all.push(Response::parse(raw).expect("a well-formed response"));
+            }
         }
         all
     }

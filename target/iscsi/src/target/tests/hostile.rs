@@ -56,7 +56,12 @@ fn serve(host: &mut Host, tasks: &mut Vec<u32>, functions: &mut Vec<u32>, choice
                 tasks.push(command.tag);
             }
             Event::TaskManagement(management) => functions.push(management.tag),
-            Event::Logout => host.connection.finish_logout(),
+            Event::Terminate(ends) => {
+                for end in ends {
+                    tasks.retain(|tag| *tag != end.tag);
+                    host.connection.abandon(end.tag);
+                }
+            }
             Event::Closed(_) => {
                 assert!(host.connection.poll_event().is_none(), "the last event");
                 return false;

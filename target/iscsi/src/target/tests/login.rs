@@ -5,10 +5,11 @@ use core::time::Duration;
 use super::harness::*;
 use crate::chap::Algorithm;
 use crate::login::LoginStatus;
+use crate::negotiate::Parameters;
 use crate::pdu::{
     self, LoginRequest, LoginResponse, NopOut, Response, Serial32, Stage, TaskTag, TransferTag,
 };
-use crate::target::{CloseReason, DigestPolicy, Event, SessionType};
+use crate::target::{CloseReason, DigestPolicy, Event, SessionType, Tsih};
 use crate::text;
 use twinlun_block::Payload;
 
@@ -59,7 +60,7 @@ fn one_request_is_enough() {
     assert_eq!(session.parameters.max_burst, 4096);
     assert_eq!(session.initiator_alias.as_deref(), Some("web"));
     assert_eq!(session.authenticated_as, None);
-    host.connection.admit(crate::target::Tsih::new(77).unwrap(), host.now, &host.fixture);
+    host.connection.admit(Tsih::new(77).unwrap(), host.now, &host.fixture);
     let Response::Login(response) = host.receive_one() else { panic!() };
     assert!(response.transit && response.status.is_success());
     assert_eq!(
@@ -189,9 +190,24 @@ fn headers_are_checked() {
         LoginStatus::InitiatorError,
     );
     header_refused(|r| r.tsih = pdu::Tsih(5), LoginStatus::SessionDoesNotExist);
-    let mut known = Host::new(Fixture { sessions: vec![5], ..Fixture::default() }, |_| {});
-    let request = LoginRequest { tsih: pdu::Tsih(5), ..login(SECURITY, None, &names()) };
-    refused(&mut known, request, LoginStatus::TooManyConnections);
+}
+
+#[test]
+fn a_further_connection_negotiates_for_itself_alone() {
+    let session =
+        Parameters { max_burst: 4096, first_burst: 2048, max_connections: 4, ..Parameters::default() };
+    let mut host = Host::new(Fixture { sessions: vec![(5, session)], ..Fixture::default() }, |_| {});
+    let text = format!(
+        "{} MaxRecvDataSegmentLength=1024 HeaderDigest=CRC32C MaxBurstLength=512 MaxConnections=9",
+        names()
+    );
+    let request = LoginRequest { tsih: pdu::Tsih(5), ..login(OPERATIONAL, Some(FULL), &text) };
+    host.send(request);
+    let Some(Event::SessionReady(ready)) = host.event() else { panic!("{:?}", host.receive()) };
+    assert_eq!(ready.tsih, Tsih::new(5));
+    let expected =
+        Parameters { initiator_max_recv: 1024, target_max_recv: 262_144, header_digest: true, ..session };
+    assert_eq!(ready.parameters, expected, "the session's part is what it was");
 }
 
 #[test]
@@ -350,7 +366,7 @@ fn bug_class_c_challenges_differ() {
     let challenge = |seed: u8| {
         let config = crate::target::ConnectionConfig::new("10.0.0.1:3260".parse().unwrap(), 1);
         let mut host = Host::new(Fixture::with_chap(false), |_| {});
-        host.connection = crate::target::Connection::new(config, [seed; 32], host.now);
+        host.connection = crate::target::SingleConnection::new(config, [seed; 32], host.now);
         answer(&mut host, login(SECURITY, None, &format!("{} AuthMethod=CHAP", names())));
         answer(&mut host, login(SECURITY, None, "CHAP_A=7")).text
     };
@@ -387,7 +403,7 @@ fn bug_class_e_data_behind_the_login_waits() {
     host.send_bytes(&bytes);
     assert!(matches!(host.event(), Some(Event::SessionReady(_))));
     assert!(!host.connection.wants_input());
-    host.connection.admit(crate::target::Tsih::new(1).unwrap(), host.now, &host.fixture);
+    host.connection.admit(Tsih::new(1).unwrap(), host.now, &host.fixture);
     let all = host.receive();
     assert!(
         matches!(&all[..], [Response::Login(_), Response::NopIn(nop)] if nop.task_tag == TaskTag(5)),
@@ -459,7 +475,7 @@ fn the_login_timer_runs_until_admission() {
         host.pass(Duration::from_millis(1));
         assert!(matches!(host.event(), Some(Event::Closed(CloseReason::LoginTimeout))));
         // An answer that comes too late changes nothing.
-        host.connection.admit(crate::target::Tsih::new(1).unwrap(), host.now, &host.fixture);
+        host.connection.admit(Tsih::new(1).unwrap(), host.now, &host.fixture);
         assert!(host.receive().is_empty() && host.connection.is_closing());
     }
 }

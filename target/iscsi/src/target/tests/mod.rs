@@ -6,5 +6,6 @@ mod hostile;
 mod login;
 mod order;
 mod pair;
+mod recovery;
 mod requirements;
 mod session;

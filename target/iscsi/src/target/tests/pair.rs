@@ -14,8 +14,8 @@ use crate::initiator::{
 use crate::negotiate::Parameters;
 use crate::pdu::{Cdb, LogoutReason, Lun, Residual, TaskAttribute, TaskFunction};
 use crate::target::{
-    Connection, ConnectionConfig, DigestPolicy, Event, ScsiCommand, ScsiResponse, TaskManagementResponse,
-    Tsih,
+    ConnectionConfig, DigestPolicy, Event, ScsiCommand, ScsiResponse, SingleConnection,
+    TaskManagementResponse, Tsih,
 };
 
 const NOW: Duration = Duration::from_secs(7);
@@ -65,7 +65,7 @@ type Work = (usize, bool, TaskAttribute);
 
 struct Pair {
     initiator: Initiator,
-    target: Connection,
+    target: SingleConnection,
     fixture: Fixture,
     to_target: VecDeque<u8>,
     to_host: VecDeque<u8>,
@@ -106,7 +106,7 @@ impl Pair {
             (DigestPolicy::Either, DigestPolicy::Either);
         Self {
             initiator: Initiator::new(host).expect("a small request"),
-            target: Connection::new(config, [3; 32], NOW),
+            target: SingleConnection::new(config, [3; 32], NOW),
             fixture: setup.chap.map_or_else(Fixture::default, |(_, mutual)| Fixture::with_chap(mutual)),
             to_target: VecDeque::new(),
             to_host: VecDeque::new(),
@@ -203,7 +203,7 @@ proptest! {
                         }
                         functions.push(management);
                     }
-                    Event::Logout => pair.target.finish_logout(),
+                    Event::Terminate(tasks) => panic!("{tasks:?} are under way at logout"),
                     Event::Closed(reason) => {
                         prop_assert!(logged_out, "{reason}");
                         closed = true;

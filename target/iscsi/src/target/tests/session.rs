@@ -9,7 +9,7 @@ use crate::pdu::{
     self, AsyncEvent, LogoutReason, LogoutRequest, LogoutResponseCode, Lun, NopOut, RejectReason, Response,
     Serial32, SnackRequest, SnackType, TaskTag, TextRequest, TransferTag,
 };
-use crate::target::{AsyncMessage, CloseReason, Event, ScsiResponse, SessionType};
+use crate::target::{AsyncMessage, CloseReason, Event, ScsiResponse, SessionType, TaskEnd};
 
 fn text(host: &mut Host, pairs: &str) -> TextRequest {
     let text = pairs.split(' ').filter(|p| !p.is_empty()).map(|pair| format!("{pair}\0")).collect::<String>();
@@ -269,14 +269,15 @@ fn logout_waits_for_the_delivered_tasks() {
         host.send(write);
         host.receive();
         host.send(logout(&host, reason, cid));
-        assert!(matches!(host.event(), Some(Event::Logout)));
+        let Some(Event::Terminate(ends)) = host.event() else { panic!() };
+        assert_eq!(ends, [TaskEnd { tag: 1, lun: [0; 8] }]);
         assert!(host.event().is_none() && host.receive().is_empty());
         host.connection.respond(1, ScsiResponse::good());
         assert!(host.receive().is_empty(), "no response after a logout");
         let cmd_sn = host.number();
         host.send(scsi(4, cmd_sn));
         assert!(host.event().is_none());
-        host.connection.finish_logout();
+        host.connection.abandon(1);
         let Response::Logout(response) = host.receive_one() else { panic!() };
         assert_eq!((response.response, response.task_tag), (LogoutResponseCode::CLOSED, TaskTag(8)));
         assert!(matches!(host.event(), Some(Event::Closed(CloseReason::LoggedOut))));
@@ -341,8 +342,9 @@ fn async_messages() {
     assert_eq!((event.event, event.lun.number(), event.sense.len()), (AsyncEvent::SCSI, Some(1), 3));
     let event = send(AsyncMessage::LogoutRequest { within: 10 });
     assert_eq!((event.event, event.parameter3), (AsyncEvent::LOGOUT_REQUEST, 10));
-    let event = send(AsyncMessage::ConnectionDrop { time2wait: 2 });
-    assert_eq!((event.event, event.parameter1, event.parameter2), (AsyncEvent::CONNECTION_DROP, 3, 2));
+    let event = send(AsyncMessage::ConnectionDrop { cid: 3, time2wait: 2, time2retain: 20 });
+    assert_eq!((event.event, event.parameter1), (AsyncEvent::CONNECTION_DROP, 3));
+    assert_eq!((event.parameter2, event.parameter3), (2, 20));
     let event = send(AsyncMessage::SessionDrop { time2wait: 2 });
     assert_eq!((event.event, event.parameter2), (AsyncEvent::SESSION_DROP, 2));
 }
