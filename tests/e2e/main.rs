@@ -13,8 +13,10 @@ mod pair;
 mod persona;
 mod personas;
 mod process;
+mod recovery;
 mod runner;
 mod trouble;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     cases.extend(login::cases());
     cases.extend(boot::cases());
     cases.extend(copies::cases());
+    cases.extend(recovery::cases());
     cases.extend(trouble::cases());
     cases.extend(personas::cases());
     cases.extend(guest::cases());
