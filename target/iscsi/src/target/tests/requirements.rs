@@ -161,7 +161,7 @@ fn an_empty_data_out_is_taken() {
 #[test]
 fn no_r2t_has_the_reserved_tag() {
     let mut host = Host::logged_in("ImmediateData=No", |_| {});
-    host.connection.next_transfer_tag = u32::MAX - 2;
+    host.connection.session().expect("a session").0.next_transfer_tag = u32::MAX - 2;
     for tag in 0..4 {
         let command = host.write(tag, 512, &[], true);
         host.send(command);
