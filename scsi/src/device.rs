@@ -18,7 +18,7 @@ use crate::port::{InitiatorPort, TargetPort};
 use crate::reservation::{Kind, Registration};
 use crate::sanitize::SanitizeStart;
 use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
-use crate::tasks::{Abort, Admission, Refusal, Task, TaskAttribute};
+use crate::tasks::{Abort, Admission, Ended, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
 use crate::{inquiry, media, report, saved};
 
@@ -378,16 +378,21 @@ impl TargetDevice {
         }
     }
 
-    /// Takes a task out of its task set when it has been answered or aborted; the tasks in the answer may run now.
+    /// Takes a task out of its task set when it is answered or was aborted.
     ///
-    /// `reply` is what its initiator was told, `None` when it was told nothing.
-    pub fn end(&mut self, task: Task, reply: Option<&Reply>) -> Vec<Task> {
-        let mut released = Vec::new();
+    /// `reply` is what its initiator is told, `None` when it is told nothing. With CHECK CONDITION the mode parameters may have other tasks
+    /// aborted (QErr): send it when those have ended, or the host would take a write for undone that lands later.
+    pub fn end(&mut self, task: Task, reply: Option<&Reply>) -> Ended {
+        let mut ended = Ended::default();
         if let Some(unit) = task.lu.and_then(|lu| self.lus.get_mut(&lu)) {
-            unit.tasks.end(task.nexus, task.tag, reply, &mut released);
+            let (error, tas) = (unit.mode.current.queue_error, unit.mode.current.tas);
+            ended = unit.tasks.end(task.nexus, task.tag, reply, error, tas);
+            if !ended.abort.is_empty() {
+                unit.announce_cleared(task.nexus, &ended.abort);
+            }
         }
         self.copies.ended(task, self.nexuses.contains_key(&task.nexus));
-        released
+        ended
     }
 
     /// Executes a command that was admitted.

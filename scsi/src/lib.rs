@@ -56,5 +56,5 @@ pub use port::{InitiatorPort, TargetPort};
 pub use sanitize::{SanitizeStart, SanitizeStep};
 pub use sense::{Asc, CopyFailure, FieldPointer, Forwarded, Reply, Sense, SenseBytes, SenseKey, Status};
 pub use tasks::{
-    Abort, Admission, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,
+    Abort, Admission, Ended, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,
 };

@@ -13,7 +13,7 @@ use crate::mode::ModePages;
 use crate::reservation::Reservations;
 use crate::sanitize::Sanitize;
 use crate::sense::{Asc, Sense, SenseKey};
-use crate::tasks::TaskSet;
+use crate::tasks::{Abort, TaskSet};
 use crate::wire::Fields;
 use crate::{LuId, NexusId};
 
@@ -72,6 +72,9 @@ impl LogicalUnit {
     pub(crate) fn new(id: LuId, description: LuDescription) -> Self {
         let saved = description.saved_state.as_deref().and_then(crate::saved::parse).unwrap_or_default();
         let mut reservations = saved.reservations;
+        let mode = ModePages::new(description.write_cache, saved.mode);
+        let mut tasks = TaskSet::new(id);
+        tasks.set_separate(mode.current.separate_sets);
         if !description.takeover {
             reservations.power_on();
         }
@@ -85,7 +88,7 @@ impl LogicalUnit {
             access: LuAccess::Active,
             remote: Vec::new(),
             space: None,
-            mode: ModePages::new(description.write_cache, saved.mode),
+            mode,
             reservations,
             names: saved.names,
             timestamp_shift: None,
@@ -93,7 +96,7 @@ impl LogicalUnit {
             past_threshold: [false; 2],
             sanitize: saved.sanitize,
             legacy: None,
-            tasks: TaskSet::new(id),
+            tasks,
             nexuses: BTreeMap::new(),
         }
     }
@@ -162,6 +165,14 @@ impl LogicalUnit {
         }
     }
 
+    /// Tasks that `by` had aborted, without a status that would tell (TAS): their initiators learn of it by a unit attention.
+    pub(crate) fn announce_cleared(&mut self, by: NexusId, aborted: &[Abort]) {
+        if !self.mode.current.tas {
+            let hit = |id| id != by && aborted.iter().any(|abort| abort.task.nexus == id);
+            self.establish(UnitAttention::CommandsClearedByAnotherInitiator, hit);
+        }
+    }
+
     pub(crate) fn establish(&mut self, condition: UnitAttention, for_whom: impl Fn(NexusId) -> bool) {
         for (id, state) in &mut self.nexuses {
             if for_whom(*id) {
@@ -212,6 +223,7 @@ impl LogicalUnit {
     pub(crate) fn reset(&mut self, condition: UnitAttention) {
         self.legacy = None;
         self.mode.reset();
+        self.tasks.set_separate(self.mode.current.separate_sets);
         for state in self.nexuses.values_mut() {
             state.prevent = false;
             state.attentions.establish(condition);

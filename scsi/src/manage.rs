@@ -28,21 +28,17 @@ impl Effects {
         unit.tasks.abort(which, |nexus| tas && nexus != by, &mut self.abort, &mut self.release);
     }
 
-    /// CLEAR TASK SET: the others learn of it by TASK ABORTED or by a unit attention, not by both.
+    /// CLEAR TASK SET: all tasks, or those of the nexus where it has a task set of its own.
     fn clear(&mut self, unit: &mut LogicalUnit, by: NexusId) {
         let before = self.abort.len();
-        self.abort_at(unit, by, |_, _| true);
-        if !unit.mode.current.tas {
-            let aborted = &self.abort[before..];
-            unit.establish(UnitAttention::CommandsClearedByAnotherInitiator, |id| {
-                id != by && aborted.iter().any(|a| a.task.nexus == id)
-            });
-        }
+        let own_alone = unit.mode.current.separate_sets;
+        self.abort_at(unit, by, |id, _| id == by || !own_alone);
+        unit.announce_cleared(by, &self.abort[before..]);
     }
 
     fn reset(&mut self, unit: &mut LogicalUnit, by: NexusId, condition: UnitAttention) {
         self.abort_at(unit, by, |_, _| true);
-        unit.tasks.clear_aca(&mut Vec::new(), &mut self.release);
+        unit.tasks.clear_every_aca(&mut self.release);
         unit.reset(condition);
     }
 
@@ -54,9 +50,7 @@ impl Effects {
     /// What the loss of a nexus ends at one LU; its state there is kept or dropped by the caller.
     fn lose(&mut self, unit: &mut LogicalUnit, nexus: NexusId) {
         self.abort_at(unit, nexus, |id, _| id == nexus);
-        if unit.tasks.aca() == Some(nexus) {
-            unit.tasks.clear_aca(&mut Vec::new(), &mut self.release);
-        }
+        unit.tasks.clear_aca(nexus, &mut Vec::new(), &mut self.release);
         unit.legacy.take_if(|holder| *holder == nexus);
     }
 }
@@ -156,9 +150,11 @@ impl TargetDevice {
         let response = at_lu(unit, nexus, function, &mut effects);
         match function {
             TaskManagement::AbortTaskSet => effects.copies(&self.copies, id, |owner| owner == nexus),
-            TaskManagement::ClearTaskSet | TaskManagement::LogicalUnitReset => {
-                effects.copies(&self.copies, id, |_| true);
+            TaskManagement::ClearTaskSet => {
+                let tasks = &self.lus[&id].tasks;
+                effects.copies(&self.copies, id, |owner| tasks.share(owner, nexus));
             }
+            TaskManagement::LogicalUnitReset => effects.copies(&self.copies, id, |_| true),
             _ => {}
         }
         effects.answer(response)
@@ -182,10 +178,12 @@ fn at_lu(
         TaskManagement::AbortTaskSet => effects.abort_at(unit, nexus, |id, _| id == nexus),
         TaskManagement::ClearTaskSet => effects.clear(unit, nexus),
         TaskManagement::LogicalUnitReset => effects.reset(unit, nexus, UnitAttention::LogicalUnitReset),
-        TaskManagement::ClearAca => match unit.tasks.aca() {
-            Some(faulted) if faulted != nexus => return ManagementResponse::Rejected,
-            _ => unit.tasks.clear_aca(&mut effects.abort, &mut effects.release),
-        },
+        TaskManagement::ClearAca => {
+            if unit.tasks.under_aca(nexus) && !unit.tasks.faulted(nexus) {
+                return ManagementResponse::Rejected;
+            }
+            unit.tasks.clear_aca(nexus, &mut effects.abort, &mut effects.release);
+        }
         TaskManagement::QueryTask { tag } => return yes(unit.tasks.has(nexus, tag)),
         TaskManagement::QueryTaskSet => return yes(unit.tasks.has_any(nexus)),
         TaskManagement::QueryAsynchronousEvent => {

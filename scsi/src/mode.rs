@@ -4,6 +4,7 @@ use crate::attention::UnitAttention;
 use crate::context::{Context, Fault, Run};
 use crate::lu::LogicalUnit;
 use crate::sense::{Asc, Sense};
+use crate::tasks::QueueError;
 use crate::wire::{Fields, Put};
 
 /// What an initiator may change.
@@ -17,6 +18,10 @@ pub(crate) struct Parameters {
     pub(crate) d_sense: bool,
     /// TASK ABORTED status for tasks that another nexus aborts.
     pub(crate) tas: bool,
+    /// QERR: what a failed command does to the others in its task set.
+    pub(crate) queue_error: QueueError,
+    /// TST: each nexus has a task set of its own.
+    pub(crate) separate_sets: bool,
     /// LBPERE: thresholds of a thin LU are reported.
     pub(crate) lbpere: bool,
     /// Fewest units of 1 MiB that may be available before a unit attention says so; 0: disabled.
@@ -32,11 +37,14 @@ impl Parameters {
         swp: true,
         d_sense: true,
         tas: true,
+        queue_error: QueueError::AbortOwn, // both bits
+        separate_sets: true,
         lbpere: true,
         available_threshold: u32::MAX,
         used_threshold: u32::MAX,
     };
 
+    /// The flags as the saved record has them.
     pub(crate) fn to_bits(self) -> u8 {
         let flags = [self.wce, self.swp, self.d_sense, self.tas, self.lbpere];
         flags.into_iter().enumerate().fold(0, |bits, (bit, set)| bits | u8::from(set) << bit)
@@ -44,15 +52,18 @@ impl Parameters {
 
     pub(crate) fn from_bits(bits: u8) -> Self {
         let bit = |bit: u8| bits >> bit & 1 == 1;
-        Self {
-            wce: bit(0),
-            swp: bit(1),
-            d_sense: bit(2),
-            tas: bit(3),
-            lbpere: bit(4),
-            available_threshold: 0,
-            used_threshold: 0,
-        }
+        Self { wce: bit(0), swp: bit(1), d_sense: bit(2), tas: bit(3), lbpere: bit(4), ..Self::default() }
+    }
+
+    /// What the record says of task sets: QERR, and TST in bit 4.
+    pub(crate) fn task_bits(self) -> u8 {
+        self.queue_error as u8 | u8::from(self.separate_sets) << 4
+    }
+
+    /// Takes it back; `None` when it is none that [`Parameters::task_bits`] writes.
+    pub(crate) fn with_task_bits(self, bits: u8) -> Option<Self> {
+        let queue_error = QueueError::from_code(bits & 0x0F)?;
+        (bits >> 4 <= 1).then_some(Self { queue_error, separate_sets: bits >> 4 == 1, ..self })
     }
 }
 
@@ -90,9 +101,10 @@ struct Page {
 const PS: u8 = 0x80;
 
 /// In ascending order, as MODE SENSE for all pages returns them.
-const PAGES: [Page; 7] = [
+const PAGES: [Page; 8] = [
     Page { code: 0x01, subpage: 0, bytes: error_recovery, thin: false },
     Page { code: 0x02, subpage: 0, bytes: |_, _| page0(0x02, 0x0E), thin: false },
+    Page { code: 0x07, subpage: 0, bytes: |_, _| page0(0x07, 0x0A), thin: false }, // verify error recovery: VERIFY does as READ
     Page { code: 0x08, subpage: 0, bytes: caching, thin: false },
     Page { code: 0x0A, subpage: 0, bytes: control, thin: false },
     Page { code: 0x0A, subpage: 1, bytes: control_extension, thin: false },
@@ -137,8 +149,8 @@ fn caching(p: Parameters, _: bool) -> Vec<u8> {
 
 fn control(p: Parameters, mask: bool) -> Vec<u8> {
     let mut page = page0(0x0A, 0x0A);
-    page[2] = flag(p.d_sense, 0x04) | fixed(0x02, mask); // GLTSD
-    page[3] = fixed(0x10, mask); // QUEUE ALGORITHM MODIFIER: unrestricted
+    page[2] = flag(p.separate_sets, 0x20) | flag(p.d_sense, 0x04) | fixed(0x02, mask); // TST, GLTSD
+    page[3] = fixed(0x10, mask) | (p.queue_error as u8) << 1; // QUEUE ALGORITHM MODIFIER: unrestricted
     page[4] = flag(p.swp, 0x08);
     page[5] = flag(p.tas, 0x40);
     page[8] = fixed(0xFF, mask); // BUSY TIMEOUT PERIOD: unlimited
@@ -179,8 +191,8 @@ fn provisioning_thresholds(p: Parameters, mask: bool) -> Vec<u8> {
     page
 }
 
-/// Reads the changeable parameters out of a page.
-fn parse(code: u8, subpage: u8, page: &[u8], into: &mut Parameters) {
+/// Reads the changeable parameters out of a page; the byte of one with a value that is reserved.
+fn parse(code: u8, subpage: u8, page: &[u8], into: &mut Parameters) -> Result<(), usize> {
     match (code, subpage) {
         (0x01, 0) => into.lbpere = page.bit_at(7, 7),
         (0x08, 0) => into.wce = page.bit_at(2, 2),
@@ -193,9 +205,12 @@ fn parse(code: u8, subpage: u8, page: &[u8], into: &mut Parameters) {
             into.d_sense = page.bit_at(2, 2);
             into.swp = page.bit_at(4, 3);
             into.tas = page.bit_at(5, 6);
+            into.separate_sets = page.bit_at(2, 5);
+            into.queue_error = QueueError::from_code(page.u8_at(3) >> 1 & 3).ok_or(3usize)?;
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// MODE SENSE (6) and (10).
@@ -282,6 +297,7 @@ pub(crate) fn select(c: &mut Context<'_>) -> Run {
     let changed = new != c.lu.mode.current;
     c.lu.mode.current = new;
     if changed {
+        c.lu.tasks.set_separate(new.separate_sets);
         let me = c.nexus_id;
         c.lu.establish(UnitAttention::ModeParametersChanged, |id| id != me);
         c.lu.check_thresholds();
@@ -293,19 +309,22 @@ pub(crate) fn select(c: &mut Context<'_>) -> Run {
     Context::good()
 }
 
-/// Block descriptors are accepted when they change nothing: none, or the block length as it is.
+/// Block descriptors are accepted when they change nothing: none, or the block length as it is and the number of blocks as it is, 0 or as large
+/// as can be said, which both stand for all (SBC-4, 6.4.2).
 fn check_descriptor(c: &Context<'_>, descriptor: &[u8], at: usize) -> Result<(), Fault> {
-    let size = match descriptor.len() {
+    let (blocks, most, size, size_at) = match descriptor.len() {
         0 => return Ok(()),
-        8 => descriptor.u24_at(5),
-        16 => descriptor.u32_at(12),
+        8 => (u64::from(descriptor.u32_at(0)), u64::from(u32::MAX), descriptor.u24_at(5), 5),
+        16 => (descriptor.u64_at(0), u64::MAX, descriptor.u32_at(12), 12),
         _ => return Err(Sense::parameter(at as u16 - 1).into()),
     };
-    if size == c.lu.geometry.block_size.bytes() {
-        Ok(())
-    } else {
-        Err(Sense::parameter(at as u16 + 5).into())
+    if ![0, most, c.lu.geometry.blocks()].contains(&blocks) {
+        return Err(Sense::parameter(at as u16).into());
     }
+    if size != c.lu.geometry.block_size.bytes() {
+        return Err(Sense::parameter(at as u16 + size_at).into());
+    }
+    Ok(())
 }
 
 /// Checks one page at the front of `rest` and takes its values; answers with its length.
@@ -332,6 +351,6 @@ fn select_page(c: &Context<'_>, rest: &[u8], at: usize, new: &mut Parameters) ->
             return Err(wrong(index));
         }
     }
-    parse(code, subpage, given, new);
+    parse(code, subpage, given, new).map_err(wrong)?;
     Ok(len)
 }

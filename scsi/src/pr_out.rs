@@ -249,13 +249,8 @@ pub(crate) fn preempt_and_abort(c: &mut Context<'_>) -> Run {
     let hit = |id: NexusId| id != me && is_among(nexuses.get(&id), &change.preempted);
     let (mut abort, mut release): (Vec<Abort>, Vec<Task>) = (Vec::new(), Vec::new());
     c.lu.tasks.abort(|id, _| hit(id), |_| tas, &mut abort, &mut release);
-    if !tas {
-        let told: Vec<NexusId> = abort.iter().map(|a| a.task.nexus).collect();
-        c.lu.establish(UnitAttention::CommandsClearedByAnotherInitiator, |id| told.contains(&id));
-    }
-    if c.lu.tasks.aca().is_some_and(hit) {
-        c.lu.tasks.clear_aca(&mut abort, &mut release);
-    }
+    c.lu.announce_cleared(me, &abort);
+    c.lu.tasks.clear_acas(hit, &mut abort, &mut release);
     // What others copy from or to this LU by way of another one ends as well.
     abort.extend(c.copies.touching(c.lu_id, hit));
     c.settle(abort, release)

@@ -10,7 +10,11 @@ use crate::sanitize::{Method, Sanitize};
 use crate::wire::{Fields, Put};
 
 const MAGIC: u32 = u32::from_be_bytes(*b"TLSC");
+/// What every build reads and writes.
 const VERSION: u16 = 2;
+/// The same with one more byte about task sets behind the thresholds. Written where there is something to say in it: builds from before it
+/// read what they can hold.
+const VERSION_TASK_SETS: u16 = 3;
 
 /// What a record holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +96,8 @@ pub(crate) fn encode(
 ) -> Bytes {
     let mut out = Vec::with_capacity(32 + 64 * state.registrations.len());
     out.put32(MAGIC);
-    out.put16(VERSION);
+    let task_bits = mode.map_or(0, Parameters::task_bits);
+    out.put16(if task_bits == 0 { VERSION } else { VERSION_TASK_SETS });
     out.put8(mode.map_or(0, |p| 0x80 | p.to_bits()));
     let has = |is: bool, flag: u8| if is { flag } else { 0 };
     out.put8(
@@ -120,6 +125,9 @@ pub(crate) fn encode(
     if let Some(mode) = mode {
         out.put32(mode.available_threshold);
         out.put32(mode.used_threshold);
+    }
+    if task_bits != 0 {
+        out.put8(task_bits);
     }
     if let Some(operation) = sanitize {
         put_sanitize(&mut out, operation);
@@ -151,7 +159,8 @@ fn parse_name(bytes: &mut &[u8]) -> Option<NexusName> {
 /// Reads a record; `None` when it is none of ours or breaks an invariant of [`Reservations`].
 pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
     let header = take(&mut bytes, 16)?;
-    if header.u32_at(0) != MAGIC || header.u16_at(4) != VERSION {
+    let version = header.u16_at(4);
+    if header.u32_at(0) != MAGIC || !(VERSION..=VERSION_TASK_SETS).contains(&version) {
         return None;
     }
     let mut mode = header.bit_at(6, 7).then(|| Parameters::from_bits(header.u8_at(6) & 0x7F));
@@ -192,6 +201,11 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
     if let Some(mode) = &mut mode {
         let thresholds = take(&mut bytes, 8)?;
         (mode.available_threshold, mode.used_threshold) = (thresholds.u32_at(0), thresholds.u32_at(4));
+        if version == VERSION_TASK_SETS {
+            *mode = mode.with_task_bits(take(&mut bytes, 1)?.u8_at(0))?;
+        }
+    } else if version == VERSION_TASK_SETS {
+        return None;
     }
     let flags = header.u8_at(7);
     let sanitize = if flags & flag::SANITIZE != 0 { Some(parse_sanitize(&mut bytes)?) } else { None };
@@ -202,6 +216,7 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::QueueError;
     use proptest::prelude::*;
 
     fn example() -> Saved {
@@ -212,7 +227,14 @@ mod tests {
         let mut reservations = Reservations { persist: true, ..Reservations::default() };
         assert!(reservations.register(std::slice::from_ref(&who), 99, true));
         reservations.reserve(&who, Kind::WriteExclusiveRegistrantsOnly);
-        let mode = Parameters { wce: true, swp: true, used_threshold: 77, ..Parameters::default() };
+        let mode = Parameters {
+            wce: true,
+            swp: true,
+            used_threshold: 77,
+            queue_error: QueueError::AbortOwn,
+            separate_sets: true,
+            ..Parameters::default()
+        };
         let method = Method::Overwrite { pattern: Bytes::from_static(b"abc"), passes: 3, invert: true };
         let mut sanitize = Sanitize::new(method, true);
         sanitize.failed = true;
@@ -227,7 +249,11 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        let saved = example();
+        let mut saved = example();
+        assert_eq!(parse(&whole(&saved)), Some(saved.clone()));
+        assert_eq!(whole(&saved)[4..6], [0, 3]);
+        saved.mode = Some(Parameters { tas: true, ..Parameters::default() });
+        assert_eq!(whole(&saved)[4..6], [0, 2], "what an older build can hold it can read");
         assert_eq!(parse(&whole(&saved)), Some(saved));
         assert_eq!(parse(&whole(&Saved::default())), Some(Saved::default()));
     }

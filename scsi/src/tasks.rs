@@ -5,6 +5,8 @@
 //! 2. A held task is released exactly once.
 //! 3. The set never holds more than [`MAX_TASKS`].
 
+use std::collections::BTreeSet;
+
 use crate::{LuId, NexusId, Reply, Status};
 
 /// Tasks that one LU takes; the next one is told TASK SET FULL.
@@ -67,7 +69,7 @@ struct Entry {
     running: bool,
 }
 
-/// One LU's task set.
+/// One LU's task set, or, with TST 001b, one of each nexus.
 #[derive(Debug)]
 pub(crate) struct TaskSet {
     lu: LuId,
@@ -75,8 +77,43 @@ pub(crate) struct TaskSet {
     entries: Vec<Entry>,
     /// Entries that are not simple, or are held: as long as there are none, a simple task needs no look at the others.
     special: usize,
-    /// The faulted nexus of an auto contingent allegiance.
-    aca: Option<NexusId>,
+    /// The faulted nexuses of auto contingent allegiances: one at most while all nexuses share the set.
+    aca: BTreeSet<NexusId>,
+    /// Each nexus has a task set of its own (TST 001b): no task waits for another nexus's, and no fault touches it.
+    separate: bool,
+}
+
+/// What the end of a task brings about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// QErr: tasks to abort. The answer of the task that ended waits for those of them that run.
+    pub abort: Vec<Abort>,
+    /// Held tasks that may run now.
+    pub release: Vec<Task>,
+}
+
+/// What CHECK CONDITION of one task does to the others (QERR of the control mode page, SPC-5, 7.5.10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum QueueError {
+    /// They go on, when an auto contingent allegiance is over if there is one.
+    #[default]
+    GoOn = 0b00,
+    /// All in the task set are aborted.
+    AbortAll = 0b01,
+    /// Those of the same nexus are aborted.
+    AbortOwn = 0b11,
+}
+
+impl QueueError {
+    /// The field's value; 10b is reserved.
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0b00 => Some(Self::GoOn),
+            0b01 => Some(Self::AbortAll),
+            0b11 => Some(Self::AbortOwn),
+            _ => None,
+        }
+    }
 }
 
 /// Why a task was not admitted.
@@ -89,11 +126,36 @@ pub(crate) enum Refusal {
 
 impl TaskSet {
     pub(crate) fn new(lu: LuId) -> Self {
-        Self { lu, entries: Vec::new(), special: 0, aca: None }
+        Self { lu, entries: Vec::new(), special: 0, aca: BTreeSet::new(), separate: false }
+    }
+
+    /// TST changes. Held tasks that may run by the new rule do so when the next task ends: that of the MODE SELECT or reset that changed it.
+    pub(crate) fn set_separate(&mut self, separate: bool) {
+        self.separate = separate;
     }
 
     fn task(&self, entry: &Entry) -> Task {
         Task { lu: Some(self.lu), nexus: entry.nexus, tag: entry.tag }
+    }
+
+    /// Whether the tasks of two nexuses are in one set.
+    pub(crate) fn share(&self, one: NexusId, other: NexusId) -> bool {
+        !self.separate || one == other
+    }
+
+    /// The entries of the task set of a nexus.
+    fn peers(&self, nexus: NexusId) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| self.share(entry.nexus, nexus))
+    }
+
+    /// Whether an auto contingent allegiance governs the task set of a nexus.
+    pub(crate) fn under_aca(&self, nexus: NexusId) -> bool {
+        !self.aca.is_empty() && (!self.separate || self.aca.contains(&nexus))
+    }
+
+    /// Whether a failed command of that nexus has set one off.
+    pub(crate) fn faulted(&self, nexus: NexusId) -> bool {
+        self.aca.contains(&nexus)
     }
 
     /// Enters a task; `Ok(true)` when it may run. `preempts` marks PREEMPT AND ABORT, which an ACA of others does not stop.
@@ -108,16 +170,16 @@ impl TaskSet {
         if self.entries.len() >= MAX_TASKS {
             return Err(Refusal::Status(Status::TaskSetFull));
         }
-        if let Some(faulted) = self.aca {
-            self.admit_under_aca(faulted, nexus, attribute, naca, preempts)?;
+        let governed = self.under_aca(nexus);
+        if governed {
+            self.admit_under_aca(nexus, attribute, naca, preempts)?;
         } else if attribute == TaskAttribute::Aca {
             return Err(Refusal::AcaWithoutCause);
         }
-        let bypass = self.aca.is_some();
-        let running = bypass
+        let running = governed
             || match attribute {
-                TaskAttribute::Simple => self.special == 0 || !self.entries.iter().any(Entry::blocks_simple),
-                TaskAttribute::Ordered => self.entries.is_empty(),
+                TaskAttribute::Simple => self.special == 0 || !self.peers(nexus).any(Entry::blocks_simple),
+                TaskAttribute::Ordered => self.peers(nexus).next().is_none(),
                 TaskAttribute::HeadOfQueue | TaskAttribute::Aca => true,
             };
         let entry = Entry { nexus, tag, attribute, naca, running };
@@ -126,17 +188,16 @@ impl TaskSet {
         Ok(running)
     }
 
-    /// SAM-5, 5.9.2, for task sets that all nexuses share (TST 000b).
+    /// SAM-5, 5.9.2: what the faulted nexus may send, and the others where they share its task set.
     fn admit_under_aca(
         &self,
-        faulted: NexusId,
         nexus: NexusId,
         attribute: TaskAttribute,
         naca: bool,
         preempts: bool,
     ) -> Result<(), Refusal> {
-        let other_aca_task = self.entries.iter().any(|e| e.attribute == TaskAttribute::Aca);
-        match (nexus == faulted, attribute) {
+        let other_aca_task = self.peers(nexus).any(|e| e.attribute == TaskAttribute::Aca);
+        match (self.faulted(nexus), attribute) {
             (true, TaskAttribute::Aca) if !other_aca_task => Ok(()),
             (false, _) if preempts => Ok(()),
             (false, attribute) if attribute != TaskAttribute::Aca && !naca => {
@@ -152,38 +213,68 @@ impl TaskSet {
         entry
     }
 
-    /// Takes a task out and appends those that may run now.
-    pub(crate) fn end(&mut self, nexus: NexusId, tag: u32, reply: Option<&Reply>, released: &mut Vec<Task>) {
-        let Some(index) = self.entries.iter().position(|e| e.nexus == nexus && e.tag == tag) else { return };
+    /// Takes a task out. After CHECK CONDITION an auto contingent allegiance begins where its NACA asks for one, and the tasks that `error` names
+    /// are aborted; `tas` says whether those of other nexuses are told.
+    pub(crate) fn end(
+        &mut self,
+        nexus: NexusId,
+        tag: u32,
+        reply: Option<&Reply>,
+        error: QueueError,
+        tas: bool,
+    ) -> Ended {
+        let mut ended = Ended::default();
+        let Some(index) = self.entries.iter().position(|e| e.nexus == nexus && e.tag == tag) else {
+            return ended;
+        };
         let entry = self.remove(index);
-        let check = reply.is_some_and(|r| r.status == Status::CheckCondition);
-        if check && entry.naca && self.aca.is_none() {
-            self.aca = Some(nexus);
+        if reply.is_some_and(|r| r.status == Status::CheckCondition) {
+            if entry.attribute == TaskAttribute::Aca && !entry.naca {
+                // It ends the allegiance under which it ran (SAM-5, 5.9.5).
+                self.aca.remove(&nexus);
+            }
+            if entry.naca && !self.under_aca(nexus) {
+                self.aca.insert(nexus);
+            }
+            let own_alone = error == QueueError::AbortOwn || self.separate;
+            if error != QueueError::GoOn {
+                let affected = |id, _| id == nexus || !own_alone;
+                self.abort(affected, |id| tas && id != nexus, &mut ended.abort, &mut ended.release);
+                return ended;
+            }
         }
-        self.release(released);
+        self.release(&mut ended.release);
+        ended
     }
 
     fn release(&mut self, released: &mut Vec<Task>) {
-        if self.aca.is_some() || self.special == 0 {
+        if self.special == 0 || !self.separate && !self.aca.is_empty() {
             return;
         }
-        let (mut ordered_before, mut head_of_queue) = (false, false);
-        for entry in &self.entries {
-            head_of_queue |= entry.attribute == TaskAttribute::HeadOfQueue;
+        // What stands before a task in its task set; one set for all, or one of each nexus.
+        let group = |nexus| self.separate.then_some(nexus);
+        let mut heads = BTreeSet::new();
+        for entry in self.entries.iter().filter(|e| e.attribute == TaskAttribute::HeadOfQueue) {
+            heads.insert(group(entry.nexus));
         }
+        let (mut before, mut ordered_before) = (BTreeSet::new(), BTreeSet::new());
         for index in 0..self.entries.len() {
             let entry = self.entries[index];
-            let may_run = match entry.attribute {
-                TaskAttribute::Ordered => index == 0 && !head_of_queue,
-                _ => !ordered_before && !head_of_queue,
-            };
+            let group = self.separate.then_some(entry.nexus);
+            let ordered = entry.attribute == TaskAttribute::Ordered;
+            let may_run = !heads.contains(&group)
+                && !self.aca.contains(&entry.nexus)
+                && if ordered { !before.contains(&group) } else { !ordered_before.contains(&group) };
             if !entry.running && may_run {
                 self.entries[index].running = true;
                 self.special -= usize::from(entry.is_special());
                 self.special += usize::from(self.entries[index].is_special());
                 released.push(self.task(&entry));
             }
-            ordered_before |= entry.attribute == TaskAttribute::Ordered;
+            before.insert(group);
+            if ordered {
+                ordered_before.insert(group);
+            }
         }
     }
 
@@ -197,18 +288,30 @@ impl TaskSet {
         self.entries.iter().any(|e| e.nexus == nexus)
     }
 
-    /// The nexus whose failed command set off an auto contingent allegiance.
-    pub(crate) fn aca(&self) -> Option<NexusId> {
-        self.aca
-    }
-
-    /// Ends an auto contingent allegiance, and the task that ran under it (SAM-5, 5.9.3).
-    pub(crate) fn clear_aca(&mut self, aborts: &mut Vec<Abort>, released: &mut Vec<Task>) {
-        if self.aca.take().is_some() {
-            let under = self.entries.iter().filter(|e| e.attribute == TaskAttribute::Aca);
+    /// Ends the auto contingent allegiance of a nexus, if it has one, and the task that runs under it (SAM-5, 5.9.5).
+    pub(crate) fn clear_aca(&mut self, nexus: NexusId, aborts: &mut Vec<Abort>, released: &mut Vec<Task>) {
+        if self.aca.remove(&nexus) {
+            let under = self.entries.iter().filter(|e| e.nexus == nexus && e.attribute == TaskAttribute::Aca);
             aborts.extend(under.map(|e| Abort { task: self.task(e), running: e.running, report: false }));
             self.release(released);
         }
+    }
+
+    /// A reset ends them all; it has aborted their tasks.
+    pub(crate) fn clear_every_aca(&mut self, released: &mut Vec<Task>) {
+        self.aca.clear();
+        self.release(released);
+    }
+
+    /// Ends those of the nexuses that `which` picks.
+    pub(crate) fn clear_acas(
+        &mut self,
+        which: impl Fn(NexusId) -> bool,
+        aborts: &mut Vec<Abort>,
+        released: &mut Vec<Task>,
+    ) {
+        let faulted: Vec<NexusId> = self.aca.iter().copied().filter(|id| which(*id)).collect();
+        faulted.into_iter().for_each(|nexus| self.clear_aca(nexus, aborts, released));
     }
 
     /// Aborts every task that `which` picks by nexus and tag; `report` says which of them are told TASK ABORTED.

@@ -8,8 +8,8 @@ use twinlun_block::{
     Allocation, BlockError, BlockRequest, BlockSize, ByteRange, Geometry, Payload, UnmapSupport,
 };
 use twinlun_scsi::{
-    Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, Moment, NexusId,
-    Outcome, Reply, Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute,
+    Abort, Admission, Command, InitiatorPort, Io, LuAccess, LuDescription, LuId, LuTraits, LunMap, Moment,
+    NexusId, Outcome, Reply, Status, Step, TargetDevice, TargetIdentity, TargetPort, Task, TaskAttribute,
     TaskManagement, UnitAttention, describe, lun, needs_moment,
 };
 
@@ -414,8 +414,8 @@ impl Rig<'_> {
     }
 
     fn release(&mut self, task: Task, reply: Option<&Reply>, source: &mut Source<'_>) {
-        let released = self.device.end(task, reply);
-        self.run_released(released, source);
+        let ended = self.device.end(task, reply);
+        self.settle(ended.abort, ended.release, source);
     }
 
     fn run_released(&mut self, released: Vec<Task>, source: &mut Source<'_>) {
@@ -514,20 +514,20 @@ impl Rig<'_> {
         };
         let managed = self.device.manage(nexus, Self::lun(source), function);
         self.probe.saw(format!("{:?} {function:?}", managed.response).split(' ').take(2).collect::<String>());
-        self.settle(managed, source);
+        self.settle(managed.abort, managed.release, source);
     }
 
-    fn settle(&mut self, managed: twinlun_scsi::Managed, source: &mut Source<'_>) {
-        for abort in managed.abort {
+    fn settle(&mut self, aborts: Vec<Abort>, release: Vec<Task>, source: &mut Source<'_>) {
+        for abort in aborts {
             self.probe.work(1);
             if abort.running {
-                let released = self.device.end(abort.task, None);
-                self.run_released(released, source);
+                let ended = self.device.end(abort.task, None);
+                self.run_released(ended.release, source);
             } else {
                 self.tasks.retain(|held| held.0 != abort.task);
             }
         }
-        self.run_released(managed.release, source);
+        self.run_released(release, source);
     }
 
     /// What an administrator, a failover or the medium does.
@@ -561,7 +561,7 @@ impl Rig<'_> {
                 let at = source.below(self.nexuses.len());
                 let (nexus, number) = self.nexuses[at];
                 let managed = self.device.close_nexus(nexus);
-                self.settle(managed, source);
+                self.settle(managed.abort, managed.release, source);
                 self.nexuses.remove(at);
                 self.open(number);
             }
@@ -570,7 +570,7 @@ impl Rig<'_> {
                 let shift = u16::from(source.byte() & 1);
                 let map = (0..LUS).map(|lu| (lu as u16 + shift * 255, LuId(lu))).collect();
                 let managed = self.device.set_lun_map(nexus, map);
-                self.settle(managed, source);
+                self.settle(managed.abort, managed.release, source);
             }
             _ => {
                 // Over to another SP and back: what was stored is all that it knows.

@@ -33,7 +33,7 @@ impl Tasks {
 
     fn end(&mut self, nexus: NexusId, tag: u32) -> Vec<u32> {
         let task = Self::task(nexus, tag);
-        self.rig.device.end(task, Some(&Reply::good())).iter().map(|t| t.tag).collect()
+        self.rig.device.end(task, Some(&Reply::good())).release.iter().map(|t| t.tag).collect()
     }
 
     fn manage(&mut self, nexus: NexusId, function: TaskManagement) -> Managed {
@@ -213,7 +213,7 @@ fn auto_contingent_allegiance() {
     assert!(!t.begin(b, 3, TaskAttribute::Ordered));
     let reply = t.rig.send(a, &naca, vec![]);
     assert_eq!(reply.status, Status::CheckCondition);
-    assert!(t.rig.device.end(Tasks::task(a, 2), Some(&reply)).is_empty(), "held tasks are blocked");
+    assert!(t.rig.device.end(Tasks::task(a, 2), Some(&reply)).release.is_empty(), "held tasks are blocked");
     assert_eq!(refused(begin(&mut t, a, 4, TaskAttribute::Simple, &WRITE)), Status::AcaActive);
     assert_eq!(refused(begin(&mut t, b, 4, TaskAttribute::Simple, &WRITE)), Status::Busy);
     assert_eq!(refused(begin(&mut t, b, 4, TaskAttribute::Simple, &naca)), Status::AcaActive);
@@ -251,7 +251,7 @@ mod random {
                     }
                     3..=4 if !running.is_empty() => {
                         let task = running.swap_remove(usize::from(pick) % running.len());
-                        release = t.rig.device.end(task, Some(&Reply::good()));
+                        release = t.rig.device.end(task, Some(&Reply::good())).release;
                     }
                     _ => {
                         let managed = t.manage(nexus, TaskManagement::AbortTaskSet);

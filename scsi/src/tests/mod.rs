@@ -8,6 +8,7 @@ mod management;
 mod media;
 mod medium_state;
 mod parameters;
+mod queue;
 mod reservations;
 mod sanitize;
 mod services;

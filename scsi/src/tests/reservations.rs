@@ -294,7 +294,7 @@ fn preempt_and_abort_names_the_tasks_of_the_preempted() {
         ],
         "b's own task goes on"
     );
-    assert!(rig.device.end(task(a), None).is_empty());
+    assert!(rig.device.end(task(a), None).release.is_empty());
     assert_eq!(rig.attention(a), Some((0x2F, 0x00)));
     assert_eq!(rig.attention(a), Some((0x2A, 0x05)));
     assert_eq!(rig.reserved(b), Some((2, 5)));

@@ -229,8 +229,8 @@ fn a_token_waits_for_older_commands() {
     let list = populate_list(0, &[(0, 8)]);
     let held = rig.device.begin(a, lun(0), 901, TaskAttribute::Simple, &cdb(0x10, 1, list.len()));
     assert!(matches!(held, Admission::Hold(_)), "the write may reach the disk before or after");
-    let released = rig.device.end(Task { lu: Some(LU), nexus: a, tag: 900 }, Some(&Reply::good()));
-    assert_eq!(released.len(), 1);
+    let ended = rig.device.end(Task { lu: Some(LU), nexus: a, tag: 900 }, Some(&Reply::good()));
+    assert_eq!(ended.release.len(), 1);
     // A write of a copy that is a task of another LU is under way.
     let list = list1(7, 0, &[target(naa(LU)), target(naa(OTHER))], &[blocks(0, 1, 0, 8, 0, 0)]);
     let b = rig.device.open_nexus(initiator("b"), port(1), [(0, OTHER), (1, LU)].into_iter().collect());

@@ -200,22 +200,27 @@ impl HostSession {
                         self.core.borrow_mut().respond(task.tag, ScsiResponse::status(TASK_ABORTED));
                     }
                 }
-                self.end_in_task_set(task, None);
+                let ended = self.processor.device.borrow_mut().end(task, None);
+                self.processor.release(ended.release);
             }
         }
         self.changed.notify_waiters();
         self.wake();
     }
 
-    /// Answers a task and takes it out of its task set.
+    /// Takes a task out of its task set and answers it.
     fn finish(self: &Rc<Self>, task: Task, reply: Reply) {
-        self.end_in_task_set(task, Some(&reply));
-        self.respond(task.tag, reply);
-    }
-
-    fn end_in_task_set(&self, task: Task, reply: Option<&Reply>) {
-        let released = self.processor.device.borrow_mut().end(task, reply);
-        self.processor.release(released);
+        let ended = self.processor.device.borrow_mut().end(task, Some(&reply));
+        if ended.abort.is_empty() {
+            self.processor.release(ended.release);
+            return self.respond(task.tag, reply);
+        }
+        // QErr: the host may send again what its failed command took down, so nothing of that may be under way when it hears of it.
+        self.spawn(|this| async move {
+            this.processor.settle_aborts(ended.abort, ended.release).await;
+            this.respond(task.tag, reply);
+            this.wake();
+        });
     }
 
     fn respond(&self, tag: u32, reply: Reply) {
