@@ -10,7 +10,10 @@ pub(crate) use crate::row::{Access, Attention, Conflict, Row, Span};
 pub(crate) use crate::row::{Handler, Server};
 use crate::row::{row, served};
 use crate::wire::Fields;
-use crate::{copy, identify, inquiry, lba_status, log, media, medium, mode, pr_in, pr_out, report, sanitize};
+use crate::{
+    buffer, copy, format, identify, inquiry, lba_status, log, media, medium, mode, pr_in, pr_out, report,
+    sanitize,
+};
 
 /// What the table says of a command to whoever logs, counts or times it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ pub(crate) static TABLE: &[Row] = &[
         .conflict(Conflict::Free)
         .access(Access::Any)
         .leaves_attention(),
+    row(0x04, "FORMAT UNIT", &[0x04, 0x3F, 0, 0, 0, 4], Data::Out, format::format_unit).writes(Span::None),
     row(0x08, "READ(6)", &[0x08, 0x1F, 0xFF, 0xFF, 0xFF, 4], Data::In, media::read).reads(Span::Six),
     row(0x0A, "WRITE(6)", &[0x0A, 0x1F, 0xFF, 0xFF, 0xFF, 4], Data::Out, media::write).writes(Span::Six),
     row(0x12, "INQUIRY", &[0x12, 1, 0xFF, 0xFF, 0xFF, 4], Data::In, inquiry::inquiry)
@@ -126,6 +130,10 @@ pub(crate) static TABLE: &[Row] = &[
     )
     .conflict(Conflict::Reader)
     .medium(),
+    row(0x3B, "WRITE BUFFER", BUFFER_USAGE_OUT, Data::Out, buffer::write_buffer).access(Access::Standby),
+    row(0x3C, "READ BUFFER(10)", BUFFER_USAGE_IN, Data::In, buffer::read_buffer)
+        .conflict(Conflict::Reader)
+        .access(Access::Standby),
     row(0x41, "WRITE SAME(10)", &ten(0x41, 0x08), Data::Out, media::write_same).writes(Span::Ten),
     row(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3F, 0xFF, 0xFF, 4], Data::Out, media::unmap)
         .writes(Span::None)
@@ -368,6 +376,9 @@ const fn persistent_out(action: u8, name: &'static str, run: Handler) -> Row {
         .access(Access::Standby)
 }
 
+/// Mode, buffer, offset and length.
+const BUFFER_USAGE_OUT: &[u8] = &[0x3B, 0x1F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 4];
+const BUFFER_USAGE_IN: &[u8] = &[0x3C, 0x1F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 4];
 /// List identifier and parameter list length.
 const TOKEN_USAGE: &[u8] = &[0x83, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 4];
 /// List identifier, if any, and allocation length.

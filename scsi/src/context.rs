@@ -104,8 +104,8 @@ impl Context<'_> {
             record: Some(self.lu.save()),
             abort,
             release,
-            sanitize: None,
-            sanitize_left: false,
+            operation: None,
+            operation_left: false,
             then: Reply { data_out_len: self.wanted, ..Reply::good() },
             otherwise: Reply { data_out_len: self.wanted, ..otherwise },
         })))

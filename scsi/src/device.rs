@@ -14,9 +14,9 @@ use crate::io::{Io, Step};
 use crate::lba_status::LbaStatus;
 use crate::lu::LogicalUnit;
 use crate::lun::{self, Addressed, LunMap};
+use crate::operation::OperationStart;
 use crate::port::{InitiatorPort, TargetPort};
 use crate::reservation::{Kind, Registration};
-use crate::sanitize::SanitizeStart;
 use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
 use crate::tasks::{Abort, Admission, Ended, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
@@ -171,10 +171,10 @@ pub struct Settle {
     pub abort: Vec<Abort>,
     /// Held tasks that may run now.
     pub release: Vec<Task>,
-    /// SANITIZE: once the record is stored, the operation begins.
-    pub sanitize: Option<SanitizeStart>,
-    /// EXIT FAILURE MODE: once the record is stored, [`TargetDevice::sanitize_left`] is to be called.
-    pub sanitize_left: bool,
+    /// SANITIZE, FORMAT UNIT: once the record is stored, the operation begins.
+    pub operation: Option<OperationStart>,
+    /// EXIT FAILURE MODE: once the record is stored, [`TargetDevice::operation_left`] is to be called.
+    pub operation_left: bool,
     /// The answer.
     pub then: Reply,
     /// The answer instead, when the record could not be stored.
@@ -438,7 +438,7 @@ impl TargetDevice {
             Outcome::Io(io) if self.copies.tokens.any() => {
                 io.each_write(|range| self.copies.tokens.changed(lu_id, Some(range)));
             }
-            Outcome::Settle(settle) if settle.sanitize.is_some() => self.copies.tokens.changed(lu_id, None),
+            Outcome::Settle(settle) if settle.operation.is_some() => self.copies.tokens.changed(lu_id, None),
             _ => {}
         }
         self.after(nexus, command.cdb, outcome)
@@ -508,7 +508,7 @@ fn admit(lu: &mut LogicalUnit, nexus: NexusId, cdb: &[u8]) -> Result<&'static Ro
     if let Some(sense) = lu.not_ready(row.access) {
         return Err(sense.into());
     }
-    if let Some(sense) = lu.stopped_by_sanitize(row) {
+    if let Some(sense) = lu.stopped_by_operation(row) {
         return Err(sense.into());
     }
     if lu.conflicts(row, cdb, nexus) {

@@ -13,10 +13,12 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod buffer;
 mod commands;
 mod context;
 mod copy;
 mod device;
+mod format;
 mod identify;
 mod inquiry;
 mod io;
@@ -28,6 +30,7 @@ mod manage;
 mod media;
 mod medium;
 mod mode;
+mod operation;
 mod port;
 mod pr_in;
 mod pr_out;
@@ -52,8 +55,8 @@ pub use device::{
 pub use io::{Io, Step};
 pub use lba_status::LbaStatus;
 pub use lun::LunMap;
+pub use operation::{OperationStart, OperationStep};
 pub use port::{InitiatorPort, TargetPort};
-pub use sanitize::{SanitizeStart, SanitizeStep};
 pub use sense::{Asc, CopyFailure, FieldPointer, Forwarded, Reply, Sense, SenseBytes, SenseKey, Status};
 pub use tasks::{
     Abort, Admission, Ended, MAX_TASKS, Managed, ManagementResponse, Task, TaskAttribute, TaskManagement,

@@ -10,8 +10,8 @@ use crate::commands::{Access, Conflict, Row};
 use crate::device::{LuAccess, LuDescription, LuTraits, Nexus, RemoteGroup, Space};
 use crate::identify::Names;
 use crate::mode::ModePages;
+use crate::operation::Operation;
 use crate::reservation::Reservations;
-use crate::sanitize::Sanitize;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::tasks::{Abort, TaskSet};
 use crate::wire::Fields;
@@ -23,6 +23,8 @@ pub(crate) struct NexusState {
     pub(crate) attentions: Attentions,
     /// PREVENT of PREVENT ALLOW MEDIUM REMOVAL.
     pub(crate) prevent: bool,
+    /// The echo buffer, once it is written.
+    pub(crate) echo: Option<Bytes>,
     /// Registered, as [`Reservations`] has it: kept here so that a write compares no names.
     pub(crate) registered: bool,
     /// Persistent reservation holder, likewise.
@@ -62,8 +64,10 @@ pub(crate) struct LogicalUnit {
     pub(crate) work: Work,
     /// Whether the thresholds were passed already: each is announced once until it is left.
     past_threshold: [bool; 2],
-    /// A SANITIZE that was ordered and has not been completed.
-    pub(crate) sanitize: Option<Sanitize>,
+    /// A SANITIZE or FORMAT UNIT that was ordered and has not been completed.
+    pub(crate) operation: Option<Operation>,
+    /// The data buffer of WRITE BUFFER, empty until it is written.
+    pub(crate) buffer: Vec<u8>,
     pub(crate) tasks: TaskSet,
     pub(crate) nexuses: BTreeMap<NexusId, NexusState>,
 }
@@ -94,7 +98,8 @@ impl LogicalUnit {
             timestamp_shift: None,
             work: Work::default(),
             past_threshold: [false; 2],
-            sanitize: saved.sanitize,
+            operation: saved.operation,
+            buffer: Vec::new(),
             legacy: None,
             tasks,
             nexuses: BTreeMap::new(),
@@ -103,11 +108,11 @@ impl LogicalUnit {
 
     /// The record that brings reservations and saved mode pages back.
     pub(crate) fn save(&self) -> Bytes {
-        crate::saved::encode(self.mode.saved, &self.reservations, self.sanitize.as_ref(), &self.names)
+        crate::saved::encode(self.mode.saved, &self.reservations, self.operation.as_ref(), &self.names)
     }
 
     /// The same for when an operation on the medium is over.
-    pub(crate) fn save_without_sanitize(&self) -> Bytes {
+    pub(crate) fn save_without_operation(&self) -> Bytes {
         crate::saved::encode(self.mode.saved, &self.reservations, None, &self.names)
     }
 
@@ -226,6 +231,7 @@ impl LogicalUnit {
         self.tasks.set_separate(self.mode.current.separate_sets);
         for state in self.nexuses.values_mut() {
             state.prevent = false;
+            state.echo = None;
             state.attentions.establish(condition);
         }
     }

@@ -15,7 +15,7 @@ pub(crate) fn request_sense(c: &mut Context<'_>) -> Run {
     let sense = attention
         .map(UnitAttention::sense)
         .or_else(|| c.lu.not_ready(crate::commands::Access::Active))
-        .or_else(|| c.lu.sanitize_sense())
+        .or_else(|| c.lu.operation_sense())
         .or_else(|| {
             let absent = Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT);
             (!c.lu.loaded).then_some(absent)

@@ -1,12 +1,12 @@
-//! The record of a LU that outlives the process: saved mode pages, reservations, names, and a SANITIZE under way. Its bytes: docs/design/scsi.md.
+//! The record of a LU that outlives the process: saved mode pages, reservations, names, and an operation on the medium under way. Its bytes: docs/design/scsi.md.
 
 use bytes::Bytes;
 
 use crate::identify::Names;
 use crate::mode::Parameters;
+use crate::operation::{Method, Operation};
 use crate::port::{InitiatorPort, MAX_NAME};
 use crate::reservation::{Kind, MAX_REGISTRATIONS, NexusName, Registration, Reservation, Reservations};
-use crate::sanitize::{Method, Sanitize};
 use crate::wire::{Fields, Put};
 
 const MAGIC: u32 = u32::from_be_bytes(*b"TLSC");
@@ -21,7 +21,7 @@ const VERSION_TASK_SETS: u16 = 3;
 pub(crate) struct Saved {
     pub(crate) mode: Option<Parameters>,
     pub(crate) reservations: Reservations,
-    pub(crate) sanitize: Option<Sanitize>,
+    pub(crate) operation: Option<Operation>,
     pub(crate) names: Names,
 }
 
@@ -37,14 +37,15 @@ fn put_name(out: &mut Vec<u8>, who: &NexusName) {
 /// Flags of the record.
 mod flag {
     pub(super) const PERSIST: u8 = 0x01;
-    pub(super) const SANITIZE: u8 = 0x02;
+    pub(super) const OPERATION: u8 = 0x02;
     pub(super) const NAMES: u8 = 0x04;
 }
 
-fn put_sanitize(out: &mut Vec<u8>, operation: &Sanitize) {
+fn put_operation(out: &mut Vec<u8>, operation: &Operation) {
     let (method, passes, invert, pattern) = match &operation.method {
         Method::Overwrite { pattern, passes, invert } => (1, *passes, *invert, &pattern[..]),
         Method::BlockErase => (2, 0, false, &[][..]),
+        Method::Format { pattern } => (3, 0, false, pattern.as_deref().unwrap_or_default()),
     };
     out.put8(method);
     out.put8(u8::from(operation.unrestricted) | u8::from(operation.failed) << 1 | u8::from(invert) << 2);
@@ -54,7 +55,7 @@ fn put_sanitize(out: &mut Vec<u8>, operation: &Sanitize) {
     out.extend_from_slice(pattern);
 }
 
-fn parse_sanitize(bytes: &mut &[u8]) -> Option<Sanitize> {
+fn parse_operation(bytes: &mut &[u8]) -> Option<Operation> {
     let fixed = take(bytes, 6)?;
     let pattern = Bytes::copy_from_slice(take(bytes, usize::from(fixed.u16_at(4)))?);
     let (passes, invert) = (fixed.u8_at(2), fixed.bit_at(1, 2));
@@ -63,9 +64,10 @@ fn parse_sanitize(bytes: &mut &[u8]) -> Option<Sanitize> {
             Method::Overwrite { pattern, passes, invert }
         }
         2 if pattern.is_empty() && passes == 0 && !invert => Method::BlockErase,
+        3 if passes == 0 && !invert => Method::Format { pattern: Some(pattern).filter(|p| !p.is_empty()) },
         _ => return None,
     };
-    let mut operation = Sanitize::new(method, fixed.bit_at(1, 0));
+    let mut operation = Operation::new(method, fixed.bit_at(1, 0));
     operation.failed = fixed.bit_at(1, 1);
     (fixed.u8_at(1) & !7 == 0 && fixed.u8_at(3) == 0).then_some(operation)
 }
@@ -91,7 +93,7 @@ fn parse_names(bytes: &mut &[u8]) -> Option<Names> {
 pub(crate) fn encode(
     mode: Option<Parameters>,
     state: &Reservations,
-    sanitize: Option<&Sanitize>,
+    operation: Option<&Operation>,
     names: &Names,
 ) -> Bytes {
     let mut out = Vec::with_capacity(32 + 64 * state.registrations.len());
@@ -102,7 +104,7 @@ pub(crate) fn encode(
     let has = |is: bool, flag: u8| if is { flag } else { 0 };
     out.put8(
         has(state.persist, flag::PERSIST)
-            | has(sanitize.is_some(), flag::SANITIZE)
+            | has(operation.is_some(), flag::OPERATION)
             | has(!names.is_empty(), flag::NAMES),
     );
     out.put32(state.generation);
@@ -129,8 +131,8 @@ pub(crate) fn encode(
     if task_bits != 0 {
         out.put8(task_bits);
     }
-    if let Some(operation) = sanitize {
-        put_sanitize(&mut out, operation);
+    if let Some(operation) = operation {
+        put_operation(&mut out, operation);
     }
     if !names.is_empty() {
         put_names(&mut out, names);
@@ -208,9 +210,9 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Option<Saved> {
         return None;
     }
     let flags = header.u8_at(7);
-    let sanitize = if flags & flag::SANITIZE != 0 { Some(parse_sanitize(&mut bytes)?) } else { None };
+    let operation = if flags & flag::OPERATION != 0 { Some(parse_operation(&mut bytes)?) } else { None };
     let names = if flags & flag::NAMES != 0 { parse_names(&mut bytes)? } else { Names::default() };
-    bytes.is_empty().then_some(Saved { mode, reservations: state, sanitize, names })
+    bytes.is_empty().then_some(Saved { mode, reservations: state, operation, names })
 }
 
 #[cfg(test)]
@@ -236,15 +238,15 @@ mod tests {
             ..Parameters::default()
         };
         let method = Method::Overwrite { pattern: Bytes::from_static(b"abc"), passes: 3, invert: true };
-        let mut sanitize = Sanitize::new(method, true);
-        sanitize.failed = true;
+        let mut operation = Operation::new(method, true);
+        operation.failed = true;
         let mut names = Names::default();
         assert!(names.set(Names::TEXT, b"database\0"));
-        Saved { mode: Some(mode), reservations, sanitize: Some(sanitize), names }
+        Saved { mode: Some(mode), reservations, operation: Some(operation), names }
     }
 
     fn whole(saved: &Saved) -> Bytes {
-        encode(saved.mode, &saved.reservations, saved.sanitize.as_ref(), &saved.names)
+        encode(saved.mode, &saved.reservations, saved.operation.as_ref(), &saved.names)
     }
 
     #[test]
@@ -254,7 +256,10 @@ mod tests {
         assert_eq!(whole(&saved)[4..6], [0, 3]);
         saved.mode = Some(Parameters { tas: true, ..Parameters::default() });
         assert_eq!(whole(&saved)[4..6], [0, 2], "what an older build can hold it can read");
-        assert_eq!(parse(&whole(&saved)), Some(saved));
+        for pattern in [None, Some(Bytes::from_static(b"xy"))] {
+            saved.operation = Some(Operation::new(Method::Format { pattern }, true));
+            assert_eq!(parse(&whole(&saved)), Some(saved.clone()));
+        }
         assert_eq!(parse(&whole(&Saved::default())), Some(Saved::default()));
     }
 

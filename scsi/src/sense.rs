@@ -62,6 +62,7 @@ impl Asc {
     pub const OPERATION_IN_PROGRESS: Self = Self(0x00, 0x16);
     pub const BECOMING_READY: Self = Self(0x04, 0x01);
     pub const NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = Self(0x04, 0x02);
+    pub const FORMAT_IN_PROGRESS: Self = Self(0x04, 0x04);
     pub const SANITIZE_IN_PROGRESS: Self = Self(0x04, 0x1B);
     pub const TARGET_PORT_IN_STANDBY: Self = Self(0x04, 0x0B);
     pub const TARGET_PORT_UNAVAILABLE: Self = Self(0x04, 0x0C);
@@ -101,6 +102,7 @@ impl Asc {
     pub const COMMAND_SEQUENCE_ERROR: Self = Self(0x2C, 0x00);
     pub const INVALID_MESSAGE: Self = Self(0x49, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self(0x44, 0x00);
+    pub const FORMAT_COMMAND_FAILED: Self = Self(0x31, 0x01);
     pub const SANITIZE_COMMAND_FAILED: Self = Self(0x31, 0x03);
     pub const MEDIUM_NOT_PRESENT: Self = Self(0x3A, 0x00);
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);

@@ -58,8 +58,8 @@ pub(crate) fn abort(c: &mut Across<'_>) -> Run {
         record: None,
         abort,
         release: Vec::new(),
-        sanitize: None,
-        sanitize_left: false,
+        operation: None,
+        operation_left: false,
         then,
         otherwise,
     })))

@@ -139,7 +139,7 @@ impl<'a> World<'a> {
         if unit.stops(!write, nexus) {
             return Err(Denied::Says(Status::ReservationConflict, None));
         }
-        if let Some(sense) = unit.sanitize_sense() {
+        if let Some(sense) = unit.operation_sense() {
             return Err(Denied::Says(Status::CheckCondition, Some(sense)));
         }
         if !unit.loaded {

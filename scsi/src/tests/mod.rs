@@ -1,8 +1,10 @@
 //! Tests of the device server as a whole, over a LU in memory.
 
 mod attentions;
+mod buffers;
 mod copies;
 mod copy_lists;
+mod format;
 mod fuzz;
 mod management;
 mod media;
@@ -151,13 +153,13 @@ impl Rig {
             Outcome::Settle(settle) => {
                 self.record = settle.record;
                 self.aborts = settle.abort;
-                if settle.sanitize_left {
-                    self.device.sanitize_left(LU);
+                if settle.operation_left {
+                    self.device.operation_left(LU);
                 }
-                match settle.sanitize {
-                    Some(SanitizeStart { waits: true }) => {
-                        self.sanitize();
-                        self.device.sanitize_reply(LU)
+                match settle.operation {
+                    Some(OperationStart { waits: true }) => {
+                        self.operate();
+                        Reply { data_out_len: settle.then.data_out_len, ..self.device.operation_reply(LU) }
                     }
                     _ => settle.then,
                 }
@@ -173,21 +175,21 @@ impl Rig {
     }
 
     /// Runs an operation to its end, or to its failure.
-    pub(crate) fn sanitize(&mut self) {
+    pub(crate) fn operate(&mut self) {
         for _ in 0..10_000 {
-            match self.device.sanitize_step(LU) {
-                SanitizeStep::Idle => return,
-                SanitizeStep::Submit(request) => {
+            match self.device.operation_step(LU) {
+                OperationStep::Idle => return,
+                OperationStep::Submit(request) => {
                     self.requests.push(request.clone());
                     let result = self.serve(LU, request.clone()).map(drop);
-                    if !self.device.sanitize_done(LU, &request, result) {
+                    if !self.device.operation_done(LU, &request, result) {
                         return;
                     }
                 }
-                SanitizeStep::Store(record) => {
+                OperationStep::Store(record) => {
                     self.record = Some(record);
-                    self.device.sanitize_end(LU);
-                    if self.device.sanitizing().is_empty() {
+                    self.device.operation_end(LU);
+                    if self.device.operating().is_empty() {
                         return;
                     }
                 }

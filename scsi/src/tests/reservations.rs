@@ -75,9 +75,8 @@ fn passes(row: &Row, kind: Kind, registered: bool) -> bool {
         0x83 if row.action == Some(0x10) => registered && registrants_only || others_read,
         0x84 => registered && registrants_only || others_read,
         // Reads and what only looks.
-        0x08 | 0x28 | 0xA8 | 0x88 | 0x2F | 0xAF | 0x8F | 0x34 | 0x90 | 0x1A | 0x5A | 0x37 | 0xB7 | 0x9E => {
-            registered && registrants_only || others_read
-        }
+        0x08 | 0x28 | 0xA8 | 0x88 | 0x2F | 0xAF | 0x8F | 0x34 | 0x90 | 0x1A | 0x5A | 0x37 | 0xB7 | 0x9E
+        | 0x3C => registered && registrants_only || others_read,
         _ => registered && registrants_only,
     }
 }

@@ -34,7 +34,7 @@ fn overwriting_repeats_the_pattern_in_every_block_and_turns_it() {
     assert!(rig.disk.chunks(BS).all(|b| b == block), "the second pass is inverted");
     let flushes = rig.requests.iter().filter(|r| matches!(r, BlockRequest::Flush)).count();
     assert_eq!(flushes, 2, "each pass reaches the medium");
-    assert!(rig.device.sanitizing().is_empty());
+    assert!(rig.device.operating().is_empty());
     rig.good(a, &ten(0x28, 0, 0, 1), vec![]);
 }
 
@@ -86,7 +86,7 @@ fn parameter_lists_are_checked_before_anything_happens() {
     let mut erase = ERASE;
     erase[8] = 8;
     rig.sense_with(a, &erase, vec![0; 8], key, Asc::INVALID_FIELD_IN_CDB);
-    assert!(rig.requests.is_empty() && rig.device.sanitizing().is_empty());
+    assert!(rig.requests.is_empty() && rig.device.operating().is_empty());
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn meanwhile_a_lu_speaks_only_of_itself() {
     let (a, b) = (rig.open("a"), rig.open("b"));
     let (cdb, list) = overwrite(IMMED, &pattern(1, &[1]));
     rig.good(a, &cdb, list);
-    assert_eq!(rig.device.sanitizing(), [LU]);
+    assert_eq!(rig.device.operating(), [LU]);
     for nexus in [a, b] {
         for row in TABLE {
             let mut cdb = vec![0; row.usage.len()];
@@ -113,8 +113,8 @@ fn meanwhile_a_lu_speaks_only_of_itself() {
         }
     }
     assert!(rig.requests.is_empty());
-    let SanitizeStep::Submit(request) = rig.device.sanitize_step(LU) else { panic!("there is work") };
-    assert!(rig.device.sanitize_done(LU, &request, Ok(())));
+    let OperationStep::Submit(request) = rig.device.operation_step(LU) else { panic!("there is work") };
+    assert!(rig.device.operation_done(LU, &request, Ok(())));
     let sense = rig.good(a, &[0x03, 0, 0, 0, 18, 0], vec![]);
     assert_eq!((sense[2], sense[12], sense[13], sense[15]), (2, 0x04, 0x1B, 0x80));
     assert_eq!(sense[16..18], 0x8000u16.to_be_bytes(), "1 MiB of 2 MiB");
@@ -125,7 +125,7 @@ fn meanwhile_a_lu_speaks_only_of_itself() {
     rig.sense(b, &[0; 6], SenseKey::UnitAttention, Asc(0x29, 0x02));
     rig.sense(b, &[0; 6], SenseKey::UnitAttention, Asc(0x29, 0x03));
     rig.sense(b, &[0; 6], SenseKey::NotReady, BUSY);
-    rig.sanitize();
+    rig.operate();
     rig.good(b, &[0; 6], vec![]);
 }
 
@@ -138,13 +138,13 @@ fn a_start_begins_anew_and_an_end_that_is_stored_stays() {
     let ordered = rig.record.take();
     assert!(ordered.is_some(), "durable before the answer");
     let mut again = Rig::with(description(ordered));
-    assert_eq!(again.device.sanitizing(), [LU]);
+    assert_eq!(again.device.operating(), [LU]);
     let b = again.open_refused("b");
-    again.sanitize();
+    again.operate();
     assert!(again.disk.iter().all(|byte| *byte == 5));
     again.good(b, &ten(0x2A, 0, 0, 1), filled(9, 1));
     let third = Rig::with(description(again.record));
-    assert!(third.device.sanitizing().is_empty(), "what was written since is not wiped");
+    assert!(third.device.operating().is_empty(), "what was written since is not wiped");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_failure_is_left_only_as_the_order_allows() {
         rig.fail = None;
         rig.sense(a, &ten(0x28, 0, 0, 1), SenseKey::MediumError, FAILED);
         let mut again = Rig::with(description(rig.record.clone()));
-        assert!(again.device.sanitizing().is_empty(), "a failure is not tried again by itself");
+        assert!(again.device.operating().is_empty(), "a failure is not tried again by itself");
         let b = again.open("b");
         again.sense(b, &[0; 6], SenseKey::MediumError, FAILED);
         if leaves {
@@ -172,7 +172,7 @@ fn a_failure_is_left_only_as_the_order_allows() {
             rig.good(a, &cdb, list);
         }
         rig.good(a, &ten(0x28, 0, 0, 1), vec![]);
-        assert!(Rig::with(description(rig.record)).device.sanitizing().is_empty());
+        assert!(Rig::with(description(rig.record)).device.operating().is_empty());
     }
 }
 
@@ -183,8 +183,8 @@ fn an_order_that_cannot_be_stored_touches_nothing() {
     let (cdb, list) = overwrite(0, &pattern(1, &[5]));
     let command = Command::new(1, &cdb, list.into());
     assert!(matches!(rig.device.execute(a, lun(0), command), Outcome::Settle(_)));
-    rig.device.sanitize_not_stored(LU);
-    assert!(rig.device.sanitizing().is_empty());
+    rig.device.operation_not_stored(LU);
+    assert!(rig.device.operating().is_empty());
     rig.sense(a, &[0; 6], SenseKey::MediumError, FAILED);
     rig.good(a, &EXIT, vec![]);
     rig.good(a, &[0; 6], vec![]);
@@ -197,11 +197,11 @@ fn a_lu_that_is_not_served_just_now_is_waited_for() {
     let a = rig.open("a");
     let (cdb, list) = overwrite(IMMED, &pattern(1, &[5]));
     rig.good(a, &cdb, list);
-    let SanitizeStep::Submit(request) = rig.device.sanitize_step(LU) else { panic!("there is work") };
+    let OperationStep::Submit(request) = rig.device.operation_step(LU) else { panic!("there is work") };
     for error in [BlockError::NotReady, BlockError::NotServed, BlockError::Aborted] {
-        assert!(!rig.device.sanitize_done(LU, &request, Err(error)));
+        assert!(!rig.device.operation_done(LU, &request, Err(error)));
     }
-    rig.sanitize();
+    rig.operate();
     rig.good(a, &[0; 6], vec![]);
     assert!(rig.disk.iter().all(|byte| *byte == 5));
 }
@@ -219,7 +219,7 @@ fn whatever_was_begun_before_is_aborted() {
     let mine = begin(&mut rig, a, 1, &ten(0x2A, 0, 0, 1));
     let other = begin(&mut rig, b, 1, &ten(0x2A, 0, 0, 1));
     let me = begin(&mut rig, a, 2, &ERASE);
-    let managed = rig.device.sanitize_alone(me);
+    let managed = rig.device.operation_alone(me);
     let tasks: Vec<_> = managed.abort.iter().map(|abort| abort.task).collect();
     assert_eq!(tasks, [mine, other]);
     rig.sense(b, &[0; 6], SenseKey::UnitAttention, Asc(0x2F, 0x00));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use twinlun_iscsi::target::{ScsiCommand, ScsiResponse, TASK_ABORTED};
 use twinlun_scsi::{
-    Abort, Admission, Command, Io, LbaStatus, LuId, Outcome, Reply, SanitizeStart, Settle, Status, Task,
+    Abort, Admission, Command, Io, LbaStatus, LuId, OperationStart, Outcome, Reply, Settle, Status, Task,
     TaskAttribute, needs_moment, needs_time,
 };
 
@@ -142,13 +142,13 @@ impl HostSession {
             };
             this.processor.settle_aborts(settle.abort, settle.release).await;
             let mut reply = if stored.is_ok() { settle.then } else { settle.otherwise };
-            if settle.sanitize_left && stored.is_ok() {
-                this.processor.device.borrow_mut().sanitize_left(lu);
+            if settle.operation_left && stored.is_ok() {
+                this.processor.device.borrow_mut().operation_left(lu);
             }
-            match settle.sanitize {
-                Some(_) if stored.is_err() => this.processor.device.borrow_mut().sanitize_not_stored(lu),
+            match settle.operation {
+                Some(_) if stored.is_err() => this.processor.device.borrow_mut().operation_not_stored(lu),
                 Some(start) => {
-                    let ended = this.sanitize(task, lu, start, &running).await;
+                    let ended = this.operate(task, lu, start, &running).await;
                     if let Some(ended) = ended {
                         reply = Reply { data_out_len: reply.data_out_len, ..ended };
                     }
@@ -161,13 +161,13 @@ impl HostSession {
 
     /// Begins the operation whose order has been stored. Its outcome, when the command waits for that and is not aborted: an aborted command ends
     /// nothing.
-    async fn sanitize(&self, task: Task, lu: LuId, start: SanitizeStart, running: &Running) -> Option<Reply> {
+    async fn operate(&self, task: Task, lu: LuId, start: OperationStart, running: &Running) -> Option<Reply> {
         let volume = self.processor.volume(lu)?;
-        let others = self.processor.device.borrow_mut().sanitize_alone(task);
+        let others = self.processor.device.borrow_mut().operation_alone(task);
         self.processor.settle_aborts(others.abort, others.release).await;
-        let mut over = std::pin::pin!(volume.sanitized().notified());
+        let mut over = std::pin::pin!(volume.operated().notified());
         over.as_mut().enable();
-        self.processor.start_sanitizing(lu);
+        self.processor.start_operation(lu);
         if !start.waits {
             return None;
         }
@@ -177,7 +177,7 @@ impl HostSession {
                 return None;
             }
             if let Either::Left(_) = select(over.as_mut(), changed).await {
-                return Some(self.processor.device.borrow().sanitize_reply(lu));
+                return Some(self.processor.device.borrow().operation_reply(lu));
             }
         }
     }

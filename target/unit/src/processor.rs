@@ -183,7 +183,7 @@ impl Processor {
         this.refresh_access();
         crate::events::collect(&this);
         crate::space::watch(&this);
-        this.resume_sanitizing();
+        this.resume_operations();
         portal::open_all(&this).await?;
         crate::isns::start(&this).await;
         Ok(this)

@@ -15,20 +15,20 @@ pub(crate) struct Volume {
     /// Saved device server state is stored in the order of its making.
     records: RangeTurns,
     /// Signalled when an operation on the whole medium is over.
-    sanitized: Notify,
+    operated: Notify,
 }
 
 impl Volume {
     pub(crate) fn new(uuid: Uuid, layer: MirroredLu<Lu, Vault>) -> Self {
-        Self { uuid, layer, records: RangeTurns::new(), sanitized: Notify::new() }
+        Self { uuid, layer, records: RangeTurns::new(), operated: Notify::new() }
     }
 
     pub(crate) fn uuid(&self) -> Uuid {
         self.uuid
     }
 
-    pub(crate) fn sanitized(&self) -> &Notify {
-        &self.sanitized
+    pub(crate) fn operated(&self) -> &Notify {
+        &self.operated
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
