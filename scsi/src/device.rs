@@ -199,6 +199,8 @@ pub(crate) struct Nexus {
     pub(crate) initiator: InitiatorPort,
     pub(crate) port: TargetPort,
     pub(crate) map: LunMap,
+    /// Which LU was last behind a number that now has none: when another one comes, the host may not have noticed that the first went.
+    pub(crate) earlier: LunMap,
 }
 
 impl Nexus {
@@ -340,7 +342,7 @@ impl TargetDevice {
     pub fn open_nexus(&mut self, initiator: InitiatorPort, port: TargetPort, map: LunMap) -> NexusId {
         self.next_nexus = self.next_nexus.checked_add(1).expect("2^32 logins outlast any process");
         let id = NexusId(self.next_nexus);
-        let nexus = Nexus { initiator, port, map };
+        let nexus = Nexus { initiator, port, map, earlier: LunMap::new() };
         for (_, lu) in nexus.map.iter() {
             if let Some(unit) = self.lus.get_mut(&lu) {
                 unit.open(id, &nexus);

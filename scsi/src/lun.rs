@@ -55,6 +55,11 @@ impl LunMap {
         number <= MAX_LUN && self.0.insert(number, lu).is_none()
     }
 
+    /// Takes over what another map has behind its numbers.
+    pub(crate) fn overlay(&mut self, other: &Self) {
+        self.0.extend(other.iter());
+    }
+
     /// The LU behind a number.
     pub fn get(&self, number: u16) -> Option<LuId> {
         self.0.get(&number).copied()

@@ -69,8 +69,8 @@ impl TargetDevice {
         effects.answer(ManagementResponse::Complete)
     }
 
-    /// Other LUs for a nexus: REPORTED LUNS DATA HAS CHANGED where it differs, and INQUIRY DATA HAS CHANGED where a number now means
-    /// another LU. Tasks at LUs that it no longer sees must be aborted.
+    /// Other LUs for a nexus: REPORTED LUNS DATA HAS CHANGED where it differs, and INQUIRY DATA HAS CHANGED where a number means
+    /// another LU than before, even when there was none in between. Tasks at LUs that it no longer sees must be aborted.
     pub fn set_lun_map(&mut self, nexus: NexusId, map: LunMap) -> Managed {
         let mut effects = Effects::default();
         let Some(state) = self.nexuses.get_mut(&nexus) else {
@@ -92,9 +92,11 @@ impl TargetDevice {
             }
             unit.establish(UnitAttention::ReportedLunsDataHasChanged, |id| id == nexus);
         }
+        state.earlier.overlay(&old);
         for (number, lu) in state.map.iter() {
-            if old.get(number).is_some_and(|before| before != lu)
+            if state.earlier.get(number).is_some_and(|before| before != lu)
                 && let Some(unit) = self.lus.get_mut(&lu)
+                && old.get(number) != Some(lu)
             {
                 unit.establish(UnitAttention::InquiryDataHasChanged, |id| id == nexus);
             }

@@ -109,7 +109,7 @@ pub struct Limits {
     pub ping_seconds: u64,
     /// Seconds a ping may go unanswered before the connection is closed.
     pub ping_answer_seconds: u64,
-    /// Bytes that SANITIZE writes to a LU in a second; 0: as many as it can.
+    /// Bytes that SANITIZE, or a FORMAT UNIT with a pattern, writes to a LU in a second; 0: as many as it can.
     pub sanitize_rate: u64,
     /// Connections that a session may have, from 1 (MaxConnections).
     #[serde(deserialize_with = "session_connections")]
