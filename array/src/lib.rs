@@ -19,6 +19,7 @@ mod extent;
 mod label;
 mod lu;
 mod open;
+mod planted;
 mod probe;
 mod slot;
 mod stripe;
@@ -29,6 +30,8 @@ pub use array::Array;
 pub use error::ArrayError;
 pub use events::Events;
 pub use lu::Lu;
+#[cfg(feature = "planted-bugs")]
+pub use planted::{Bug, plant};
 pub use types::{
     ArrayEvent, ArrayOptions, DiskConfig, DiskState, DiskStatus, LuInfo, LuSpec, LuState, MemberInfo, Raid,
     RebuildProgress,

@@ -7,6 +7,7 @@ use twinlun_io::{Disk, DiskError, DiskOptions, Durability, Shard};
 use uuid::Uuid;
 
 use crate::label::{BLOCK, DiskLayout, Label, LabelBlock, MIN_DISK, foreign_content};
+use crate::planted::{Bug, planted};
 use crate::slot::Slot;
 use crate::vault::image::{self, ImageId, Records};
 use crate::vault::record::UnitRecord;
@@ -65,7 +66,9 @@ async fn open(shard: &Shard, config: &DiskConfig, create: bool) -> Result<Found,
     }
     // What a killed process wrote may be in the page cache only: stable first, then believed. It also counts as written
     // before this life, whose flushes cover its own writes alone.
-    if let Err(error) = disk.flush().await {
+    if !planted(Bug::BelieveTheCache)
+        && let Err(error) = disk.flush().await
+    {
         return Ok(Found::Absent(error));
     }
     let first = disk.read(ByteRange::new(0, 1 << 20)).await;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use twinlun_block::{ByteRange, MetaError, MetaLog, PAGE_PAYLOAD};
 use twinlun_io::{Instant, Shard};
 
+use crate::planted::{Bug, planted};
 use crate::vault::VaultLog;
 
 const MIN_REGION: u64 = 1 << 20;
@@ -136,6 +137,7 @@ impl Intent {
             }
         }
         let suspect: BTreeSet<u64> = (0..size.div_ceil(region)).filter(|region| bits.get(*region)).collect();
+        let suspect = if planted(Bug::IgnoreIntentAtStart) { BTreeSet::new() } else { suspect };
         let state = State {
             wanted: bits,
             durable: Bits::new(count),
@@ -175,7 +177,10 @@ impl Intent {
                 }
             }
         }
-        if !stale.is_empty() {
+        if !stale.is_empty() && planted(Bug::DataBeforeIntent) {
+            let later = self.clone();
+            self.shard.spawn(async move { drop(later.store(&stale).await) });
+        } else if !stale.is_empty() {
             self.store(&stale).await?;
             let mut state = self.state.borrow_mut();
             regions.for_each(|region| state.durable.set(region, true));

@@ -9,6 +9,7 @@ use twinlun_io::Durability;
 
 use super::LuCore;
 use super::member::{Content, Member};
+use crate::planted::{Bug, planted};
 use crate::stripe::ColumnPart;
 use crate::vault::record;
 use crate::{ArrayEvent, RebuildProgress};
@@ -77,7 +78,8 @@ impl LuCore {
         if regions.is_empty() || self.has_unsettled_loss() {
             return;
         }
-        if self.flush().await.is_err() || self.has_unsettled_loss() {
+        let flushed = planted(Bug::ClearIntentWithoutFlush) || self.flush().await.is_ok();
+        if !flushed || self.has_unsettled_loss() {
             return;
         }
         if let Err(error) = intent.clear(regions).await {
@@ -183,7 +185,9 @@ impl LuCore {
             let part = ColumnPart { column, range: ByteRange::new(at, PIECE.min(size - at)) };
             {
                 let _turn = self.turns.exclusive(self.logical_hull(part.range)).await;
-                self.copy_to(member, &part).await?;
+                if !(planted(Bug::RebuildSkipsBusy) && had_company) {
+                    self.copy_to(member, &part).await?;
+                }
             }
             at = part.range.end();
             member.built.set(Some(at));
@@ -231,10 +235,12 @@ impl LuCore {
     /// Records how far a rebuild is, once that is stable on the disk.
     async fn store_built(&self, member: &Rc<Member>, built: Option<u64>) -> Result<(), String> {
         let slot = member.active().cloned().ok_or("its disk failed")?;
-        slot.flush().await.map_err(|error| {
-            self.vault.mark_failed(&slot, &error.to_string());
-            error.to_string()
-        })?;
+        if !planted(Bug::CheckpointWithoutFlush) {
+            slot.flush().await.map_err(|error| {
+                self.vault.mark_failed(&slot, &error.to_string());
+                error.to_string()
+            })?;
+        }
         let _alone = self.record_line.acquire().await.expect("the line is never closed");
         let mut record = self.record();
         for (stored, current) in record.members.iter_mut().zip(self.member_list()) {

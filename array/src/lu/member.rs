@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::record::MemberRecord;
 use crate::extent::{self, Extent};
+use crate::planted::{Bug, planted};
 use crate::slot::Slot;
 
 /// What is written to a range.
@@ -40,7 +41,8 @@ impl Member {
     }
 
     pub(crate) fn record(&self) -> MemberRecord {
-        MemberRecord { disk: self.disk, extents: self.extents.clone(), built: self.stored.get() }
+        let built = if planted(Bug::StoreProgressFromMemory) { self.built.get() } else { self.stored.get() };
+        MemberRecord { disk: self.disk, extents: self.extents.clone(), built }
     }
 
     /// The slot of a disk in use.

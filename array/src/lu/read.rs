@@ -9,6 +9,7 @@ use twinlun_io::Durability;
 use super::member::{Content, Member};
 use super::{Counted, LuCore};
 use crate::ArrayEvent;
+use crate::planted::{Bug, planted};
 use crate::stripe::ColumnPart;
 
 /// Bad blocks rewritten at the same time; more are left to the next reader.
@@ -66,7 +67,7 @@ impl LuCore {
             return member.read(part.range).await.map_err(|error| self.medium(part, &error));
         }
         let mut copies = self.copies(part.column);
-        copies.retain(|member| member.is_in_step());
+        copies.retain(|m| m.is_in_step() || (planted(Bug::ReadFromRebuilding) && m.is_building()));
         if copies.is_empty() {
             return Err(BlockError::NotReady);
         }

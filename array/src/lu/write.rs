@@ -9,6 +9,7 @@ use twinlun_io::{DiskError, Durability};
 use super::intent::Mark;
 use super::member::{Content, Member};
 use super::{Counted, LuCore};
+use crate::planted::{Bug, planted};
 use crate::stripe::ColumnPart;
 
 struct Leg {
@@ -25,6 +26,17 @@ impl LuCore {
         content: Content,
         durability: Durability,
     ) -> Result<(), BlockError> {
+        if planted(Bug::DiscardLate) && matches!(content, Content::Zeros { .. }) {
+            let later = self.clone();
+            let discard = async move {
+                let _ = later.write_in_turn(range, content, durability).await;
+            };
+            self.vault.shard.spawn(discard);
+            return Ok(());
+        }
+        if planted(Bug::WriteWithoutTurn) {
+            return self.write_in_turn(range, content, durability).await;
+        }
         let _turn = self.turns.exclusive(range).await;
         self.write_in_turn(range, content, durability).await
     }
@@ -173,7 +185,7 @@ impl LuCore {
 
     /// Waits until the vault says durably what is out of use. Nothing is acknowledged before.
     pub(super) async fn settle_losses(&self) -> Result<(), BlockError> {
-        if !self.has_unsettled_loss() {
+        if !self.has_unsettled_loss() || planted(Bug::LossNotRecorded) {
             return Ok(());
         }
         for member in self.member_list() {
@@ -194,7 +206,10 @@ impl LuCore {
             let slot = only.active().ok_or(BlockError::NotReady)?.clone();
             return slot.flush().await.map_err(|_| BlockError::Medium { offset: 0 });
         }
-        let slots = self.active_slots();
+        let mut slots = self.active_slots();
+        if planted(Bug::FlushSkipsRebuilding) {
+            slots.retain(|slot| members.iter().all(|m| m.disk != slot.uuid || m.is_in_step()));
+        }
         let done = join_all(slots.iter().map(|slot| slot.flush())).await;
         let failed: Vec<_> = slots.iter().zip(&done).filter(|(_, done)| done.is_err()).collect();
         let is_bad = |member: &Rc<Member>| failed.iter().any(|(slot, _)| slot.uuid == member.disk);

@@ -19,6 +19,7 @@ use super::page::{self, PageBlock};
 use super::record::{self, CopyRecord, LOG_PREFIX, LogRecord};
 use crate::extent::{self, Extent};
 use crate::label::BLOCK;
+use crate::planted::{Bug, planted};
 use crate::slot::Slot;
 
 /// Copies of a log, when there are as many disks.
@@ -259,7 +260,7 @@ async fn write_page(copy: &Copy, page: u32, block: Bytes) -> Result<(), String> 
     let second = copy.next.borrow()[page as usize];
     let done = copy.slot.write(copy.offset(page, second), block.into(), Durability::Stable).await;
     done.map_err(|error| error.to_string())?;
-    copy.next.borrow_mut()[page as usize] = !second;
+    copy.next.borrow_mut()[page as usize] = if planted(Bug::PageInPlace) { second } else { !second };
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use self::log::LogCore;
 pub use self::log::VaultLog;
 use self::record::{DiskRecord, UNIT_KEY, UnitRecord};
 use crate::events::Events;
+use crate::planted::{Bug, planted};
 use crate::slot::Slot;
 use crate::{ArrayEvent, DiskState};
 
@@ -233,7 +234,7 @@ impl Core {
         let done = slot.write(slot.layout.image_at(at), data, Durability::Stable).await;
         let mut newest = slot.newest.borrow_mut();
         if done.is_ok() {
-            slot.image_next.set(1 - at);
+            slot.image_next.set(if planted(Bug::ImageInPlace) { at } else { 1 - at });
             newest.clear();
         } else if newest.len() >= MAX_UNKNOWN {
             newest.remove(1);

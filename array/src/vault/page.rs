@@ -5,6 +5,7 @@ use twinlun_block::PAGE_PAYLOAD;
 
 use crate::bytes::{crc_without, u16_at, u32_at, u64_at};
 use crate::label::BLOCK;
+use crate::planted::{Bug, planted};
 
 const MAGIC: [u8; 4] = *b"TWPG";
 const VERSION: u16 = 1;
@@ -55,7 +56,7 @@ pub(crate) fn decode(block: &Bytes, log: u64, page: u32) -> PageBlock {
             && block.get(..4)? == MAGIC
             && u16_at(block, 4)? == VERSION
             && len <= PAGE_PAYLOAD
-            && u32_at(block, CRC_AT)? == crc_without(block, CRC_AT)
+            && (u32_at(block, CRC_AT)? == crc_without(block, CRC_AT) || planted(Bug::TornPageAccepted))
             && u64_at(block, 8)? == log
             && u32_at(block, 16)? == page;
         ours.then(|| Some((u64_at(block, 20)?, block.slice(HEADER..HEADER + len))))?

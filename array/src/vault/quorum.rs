@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::image::ImageId;
+use crate::planted::{Bug, planted};
 
 /// What the newest intact image of one disk says about the vault itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,10 @@ pub(crate) fn choose(
 ) -> Result<Uuid, NoChoice> {
     let mut candidates: Vec<(&Uuid, &Seen)> = newest.iter().collect();
     candidates.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.id));
-    let strict = |seen: &Seen| supporters(seen, newest).len() * 2 > seen.voters.len();
+    let strict = |seen: &Seen| {
+        let support = supporters(seen, newest).len() * 2;
+        support > seen.voters.len() || (planted(Bug::HalfIsQuorum) && support == seen.voters.len())
+    };
     let relaxed = |seen: &Seen| {
         let support = supporters(seen, newest);
         let excused = seen.voters.iter().all(|disk| support.contains(disk) || lost.contains(disk));

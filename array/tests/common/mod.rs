@@ -43,7 +43,15 @@ pub(crate) fn options() -> ArrayOptions {
 }
 
 pub(crate) async fn open(shard: Shard, disks: impl IntoIterator<Item = usize>) -> Result<Array, ArrayError> {
-    Array::open_with(shard, "east", configs(disks), options()).await
+    open_with(shard, disks, options()).await
+}
+
+pub(crate) async fn open_with(
+    shard: Shard,
+    disks: impl IntoIterator<Item = usize>,
+    options: ArrayOptions,
+) -> Result<Array, ArrayError> {
+    Array::open_with(shard, "east", configs(disks), options).await
 }
 
 /// Runs a job in a new life of the process and waits for its end.
@@ -84,12 +92,18 @@ pub(crate) struct Oracle {
     sectors: RefCell<Vec<BTreeSet<u32>>>,
     /// Sectors that a write of unknown outcome is touching, or touched when the process died.
     next: RefCell<u32>,
+    /// Versions that are zeros: discards. Version 0 is one of them.
+    zeros: RefCell<BTreeSet<u32>>,
 }
 
 impl Oracle {
     pub(crate) fn new(size: u64) -> Rc<Self> {
         let sectors = vec![BTreeSet::from([0]); (size / SECTOR) as usize];
-        Rc::new(Self { sectors: RefCell::new(sectors), next: RefCell::new(0) })
+        Rc::new(Self {
+            sectors: RefCell::new(sectors),
+            next: RefCell::new(0),
+            zeros: RefCell::new(BTreeSet::from([0])),
+        })
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -110,6 +124,24 @@ impl Oracle {
         (*next, data)
     }
 
+    /// A new version that is zeros.
+    pub(crate) fn begin_zeros(&self, first: usize, count: usize) -> u32 {
+        let (version, _) = self.begin(first, count);
+        self.zeros.borrow_mut().insert(version);
+        version
+    }
+
+    /// Which of the versions that a sector may hold these bytes are: of several times zeros the newest.
+    fn version_of(&self, bytes: &[u8], sector: usize) -> Option<u32> {
+        match version_of(bytes, sector)? {
+            0 => {
+                let (sectors, zeros) = (self.sectors.borrow(), self.zeros.borrow());
+                Some(sectors[sector].intersection(&zeros).last().copied().unwrap_or(0))
+            }
+            version => Some(version),
+        }
+    }
+
     /// The version is on stable storage: nothing older may be seen.
     pub(crate) fn stable(&self, first: usize, count: usize, version: u32) {
         for sector in &mut self.sectors.borrow_mut()[first..first + count] {
@@ -125,8 +157,9 @@ impl Oracle {
     pub(crate) fn check(&self, first: usize, data: &[u8], context: &str) {
         for (index, bytes) in data.chunks_exact(SECTOR as usize).enumerate() {
             let sector = first + index;
-            let version =
-                version_of(bytes, sector).unwrap_or_else(|| panic!("{context}: sector {sector} is garbage"));
+            let version = self
+                .version_of(bytes, sector)
+                .unwrap_or_else(|| panic!("{context}: sector {sector} is garbage"));
             let possible = self.sectors.borrow()[sector].clone();
             assert!(
                 possible.contains(&version),
@@ -138,7 +171,7 @@ impl Oracle {
     /// After a check of everything and a flush: what was read is what there is.
     pub(crate) fn adopt(&self, first: usize, data: &[u8]) {
         for (index, bytes) in data.chunks_exact(SECTOR as usize).enumerate() {
-            let version = version_of(bytes, first + index).expect("checked before");
+            let version = self.version_of(bytes, first + index).expect("checked before");
             self.sectors.borrow_mut()[first + index] = BTreeSet::from([version]);
         }
     }
@@ -205,12 +238,19 @@ pub(crate) async fn host(lu: Lu, oracle: Rc<Oracle>, mut rng: Rng, lane: usize, 
                             .any(|(f, c, v)| (*f..*f + *c).contains(&sector) && *v == oracle.newest(sector))
                         {
                             assert_eq!(
-                                version_of(bytes, sector),
+                                oracle.version_of(bytes, sector),
                                 Some(oracle.newest(sector)),
                                 "an answered write is read"
                             );
                         }
                     }
+                }
+            }
+            4 => {
+                let version = oracle.begin_zeros(first, count);
+                let range = ByteRange::new(first as u64 * SECTOR, count as u64 * SECTOR);
+                if lu.execute(BlockRequest::Unmap { range }).await.is_ok() {
+                    answered.push((first, count, version));
                 }
             }
             _ => {
@@ -258,5 +298,8 @@ pub(crate) fn number(bytes: &[u8]) -> u64 {
 }
 
 pub(crate) async fn log_number(log: &impl MetaLog, page: u32) -> u64 {
-    number(&log.read(page).await.expect("a page can be read"))
+    let content = log.read(page).await.expect("a page can be read");
+    let value = number(&content);
+    assert!(content.chunks_exact(8).all(|word| number(word) == value), "page {page} is of one piece");
+    value
 }
