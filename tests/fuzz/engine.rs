@@ -2,15 +2,16 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::input::Rng;
 use crate::memory;
-use crate::mutate::mutate;
+use crate::mutate::{grow, mutate};
+use crate::record::{Record, hex, unhex};
 use crate::watch::Watch;
 
 /// A decoder, or a machine behind one, under fuzzing.
@@ -68,8 +69,12 @@ impl Probe {
 #[derive(Default)]
 pub(crate) struct Options {
     seed: u64,
-    execs: Option<u64>,
+    executions: Option<u64>,
     input: Option<Vec<u8>>,
+    /// Where long runs are kept, so that one that was interrupted goes on.
+    record: Option<PathBuf>,
+    /// Only say what the record holds.
+    report: bool,
     names: Vec<String>,
 }
 
@@ -81,13 +86,18 @@ impl Options {
             let number = |text: String| text.parse::<u64>().map_err(|e| format!("{text:?}: {e}"));
             match word.as_str() {
                 "--seed" => options.seed = number(value()?)?,
-                "--execs" => options.execs = Some(number(value()?)?),
+                "--executions" => options.executions = Some(number(value()?)?),
+                "--record" => options.record = Some(value()?.into()),
+                "--report" => options.report = true,
                 "--input" => options.input = Some(unhex(&value()?)?),
                 // Words of cargo's own harness that mean nothing here.
                 "--nocapture" | "--show-output" | "--test-threads" | "--quiet" | "-q" => {}
                 option if option.starts_with('-') => return Err(format!("unknown option {option}")),
                 name => options.names.push(name.to_owned()),
             }
+        }
+        if options.report && options.record.is_none() {
+            return Err("--report needs --record DIR".to_owned());
         }
         Ok(options)
     }
@@ -105,20 +115,9 @@ impl Options {
     }
 }
 
-fn unhex(text: &str) -> Result<Vec<u8>, String> {
-    let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
-    match digits {
-        Some(digits) if digits.len() % 2 == 0 => {
-            Ok(digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
-        }
-        _ => Err("the input is not hexadecimal".to_owned()),
-    }
-}
-
 /// The command that runs one input again.
 pub(crate) fn replay(target: &str, input: &[u8]) -> String {
-    let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("cargo test -p twinlun-tests --test fuzz -- --input {hex} {target}")
+    format!("cargo test -p twinlun-tests --test fuzz -- --input {} {target}", hex(input))
 }
 
 thread_local! {
@@ -127,6 +126,9 @@ thread_local! {
 
 /// Runs the targets that are asked for.
 pub(crate) fn run(targets: &[Target], options: &Options) -> ExitCode {
+    if let (true, Some(dir)) = (options.report, &options.record) {
+        return report(targets, options, dir);
+    }
     std::panic::set_hook(Box::new(|info| {
         LAST_PANIC.with(|last| *last.borrow_mut() = info.to_string());
     }));
@@ -168,65 +170,174 @@ const FEATURES: usize = 1 << 16;
 /// An input that makes the address space grow by more fails.
 const MEMORY: u64 = 256 << 20;
 
+/// A target whose executions leave more behind in memory than this leaks: corpus and outcomes take a tenth of it.
+const GROWTH: u64 = 64 << 20;
+
+/// Executions before memory counts as grown: allocators and tables fill up first.
+const WARM: u64 = 20_000;
+
 /// Executions between two looks at the memory; a look costs as much as some inputs.
 const LOOK: u64 = 64;
 
+/// Time between two writes of the record.
+const SAVE: Duration = Duration::from_secs(60);
+
+/// One target's run: what it knows, and where it is.
+struct Campaign<'a> {
+    target: &'a Target,
+    options: &'a Options,
+    watch: &'a Watch,
+    state: Record,
+    peak_before: u64,
+    /// Resident memory when the warm-up was over.
+    resident: Option<u64>,
+}
+
 fn campaign(target: &Target, options: &Options, watch: &Watch, total: &mut u64) -> Option<String> {
-    let mut rng = Rng::new(options.seed, target.name);
-    let mut corpus: Vec<Vec<u8>> = Vec::new();
-    let mut features = BTreeSet::new();
-    let execs = options.execs.unwrap_or(target.execs);
-    let (start, memory_before) = (Instant::now(), memory::peak());
-    for number in 0..execs {
-        let input = if corpus.is_empty() || rng.below(4) == 0 {
-            (target.fresh)(&mut rng)
-        } else {
-            let (one, other) = (rng.below(corpus.len()), rng.below(corpus.len()));
-            mutate(&mut rng, &corpus[one], &corpus[other], target.longest)
-        };
-        match execute(target, &input, watch) {
-            Ok(seen) => {
-                let known = features.len();
-                if known < FEATURES {
-                    features.extend(seen);
-                }
-                if features.len() > known && corpus.len() < CORPUS {
-                    corpus.push(input);
-                } else if features.len() > known {
-                    let at = rng.below(CORPUS);
-                    corpus[at] = input;
+    let wanted = options.executions.unwrap_or(target.execs);
+    let fresh = || Record::new(target.name, options.seed, Rng::new(options.seed, target.name));
+    let state = match options.record.as_ref().map(|dir| Record::load(dir, target.name)) {
+        Some(Ok(Some(found))) if found.seed == options.seed => found,
+        Some(Ok(Some(found))) => {
+            return Some(format!("  the record is of seed {}; run that, or record elsewhere", found.seed));
+        }
+        Some(Err(error)) => return Some(format!("  the record cannot be read: {error}")),
+        Some(Ok(None)) | None => fresh(),
+    };
+    let first = state.executions;
+    let peak_before = memory::peak();
+    let mut campaign = Campaign { target, options, watch, state, peak_before, resident: None };
+    let failure = campaign.run(wanted);
+    *total += campaign.state.executions.saturating_sub(first);
+    failure.or_else(|| {
+        campaign.tell();
+        None
+    })
+}
+
+impl Campaign<'_> {
+    fn run(&mut self, wanted: u64) -> Option<String> {
+        let (start, first) = (Instant::now(), self.state.executions);
+        let (before, mut saved) = (self.state.seconds, start);
+        while self.state.executions < wanted {
+            let input = self.input();
+            self.state.executions += 1;
+            match execute(self.target, &input, self.watch) {
+                Ok(seen) => self.learn(input, seen),
+                Err(problem) => {
+                    let small = shrink(self.target, input, &problem, self.watch);
+                    let number = self.state.executions;
+                    let replay = replay(self.target.name, &small);
+                    return Some(format!("  {problem}\n  execution {number}\n  replay: {replay}"));
                 }
             }
-            Err(problem) => {
-                *total += number + 1;
-                let small = shrink(target, input, &problem, watch);
-                return Some(format!(
-                    "  {problem}\n  execution {number}\n  replay: {}",
-                    replay(target.name, &small)
-                ));
+            if self.state.executions.is_multiple_of(LOOK) {
+                if let Some(problem) = self.look(self.state.executions - first) {
+                    return Some(problem);
+                }
+                if self.options.record.is_some() && saved.elapsed() >= SAVE {
+                    self.state.seconds = before + start.elapsed().as_secs_f64();
+                    saved = Instant::now();
+                    if let Some(problem) = self.save() {
+                        return Some(problem);
+                    }
+                }
             }
         }
-        let grown = if number % LOOK == 0 { memory::peak().saturating_sub(memory_before) } else { 0 };
+        self.state.seconds = before + start.elapsed().as_secs_f64();
+        self.save()
+    }
+
+    fn save(&self) -> Option<String> {
+        let dir = self.options.record.as_ref()?;
+        self.state.save(dir).err().map(|error| format!("  the record cannot be written: {error}"))
+    }
+
+    /// A fresh input, now and then one without any sense, mostly a changed one of the corpus; what was found late is
+    /// changed more often, for it shows what is rare.
+    fn input(&mut self) -> Vec<u8> {
+        let Record { rng, corpus, .. } = &mut self.state;
+        let choice = rng.below(16);
+        if choice == 0 {
+            let len = rng.len(self.target.longest.min(512));
+            return rng.bytes(len);
+        }
+        if corpus.is_empty() || choice < 4 {
+            return (self.target.fresh)(rng);
+        }
+        let late = corpus.len() - corpus.len().div_ceil(8);
+        let one = if choice < 8 { late + rng.below(corpus.len() - late) } else { rng.below(corpus.len()) };
+        let other = rng.below(corpus.len());
+        if choice == 15 {
+            return grow(rng, &corpus[one], self.target.longest);
+        }
+        mutate(rng, &corpus[one], &corpus[other], self.target.longest)
+    }
+
+    /// Keeps an input that showed something new.
+    fn learn(&mut self, input: Vec<u8>, seen: Vec<u64>) {
+        let Record { rng, corpus, outcomes, .. } = &mut self.state;
+        let known = outcomes.len();
+        if known < FEATURES {
+            outcomes.extend(seen);
+        }
+        if outcomes.len() > known && corpus.len() < CORPUS {
+            corpus.push(input);
+        } else if outcomes.len() > known {
+            let at = rng.below(CORPUS);
+            corpus.remove(at);
+            corpus.push(input);
+        }
+    }
+
+    /// Looks at the memory after so many executions of this process.
+    fn look(&mut self, done: u64) -> Option<String> {
+        let number = self.state.executions;
+        let grown = memory::peak().saturating_sub(self.peak_before);
         if grown > MEMORY {
-            *total += number + 1;
             return Some(format!(
                 "  the address space grew by {} MiB within the {LOOK} executions before number {number} of seed {}",
                 grown >> 20,
-                options.seed
+                self.options.seed
             ));
         }
+        if done >= WARM && number.is_multiple_of(LOOK * 64) {
+            let now = memory::resident();
+            let before = *self.resident.get_or_insert(now);
+            self.state.growth = self.state.growth.max(now.saturating_sub(before));
+            if now.saturating_sub(before) > GROWTH {
+                let grown = (now - before) >> 20;
+                return Some(format!(
+                    "  {grown} MiB more are in use after execution {number} than after {WARM}"
+                ));
+            }
+        }
+        None
     }
-    *total += execs;
-    let seconds = start.elapsed().as_secs_f64();
-    println!(
-        "{:<18} {execs:>9} executions {:>8.0}/s {:>6} outcomes {:>5} inputs kept {:>4} MiB",
-        target.name,
-        execs as f64 / seconds.max(1e-9),
-        features.len(),
-        corpus.len(),
-        memory::peak().saturating_sub(memory_before) >> 20,
-    );
-    None
+
+    fn tell(&self) {
+        let Record { executions, seconds, outcomes, corpus, growth, .. } = &self.state;
+        println!(
+            "{:<18} {executions:>9} executions {:>8.0}/s {:>6} outcomes {:>5} inputs kept, memory grew by {} MiB",
+            self.target.name,
+            *executions as f64 / seconds.max(1e-9),
+            outcomes.len(),
+            corpus.len(),
+            growth >> 20,
+        );
+    }
+}
+
+/// Says what a record holds, as rows of the table in `docs/design/fuzzing.md`.
+fn report(targets: &[Target], options: &Options, dir: &std::path::Path) -> ExitCode {
+    for target in targets.iter().filter(|target| options.wants(target.name, targets)) {
+        match Record::load(dir, target.name) {
+            Ok(Some(record)) => println!("{}", record.row()),
+            Ok(None) => println!("| `{}` | none | | | |", target.name),
+            Err(error) => println!("| `{}` | unreadable: {error} | | | |", target.name),
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// Where a panic came from: the first line names the place.

@@ -14,6 +14,15 @@ impl Rng {
         Self(name.bytes().fold(seed, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 
+    /// Where the stream is; [`Rng::at`] goes on from there.
+    pub(crate) fn position(&self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn at(position: u64) -> Self {
+        Self(position)
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -28,7 +37,12 @@ impl Rng {
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
+        let mut bytes = Vec::with_capacity(len + 7);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
     }
 
     /// A length up to `most`, short ones more often.

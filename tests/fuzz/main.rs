@@ -3,7 +3,9 @@
 //! ```text
 //! cargo test --test fuzz                                      every target, a fixed number of executions
 //! cargo test --test fuzz -- scsi link                         targets whose names contain one of the words
-//! cargo test --test fuzz -- --seed 7 --execs 10000000 scsi    a long run
+//! cargo test --test fuzz -- --seed 7 --executions 10000000 scsi
+//! cargo test --test fuzz -- --record DIR --executions 10000000    goes on where the run in DIR was interrupted
+//! cargo test --test fuzz -- --record DIR --report                 what DIR holds
 //! cargo test --test fuzz -- --input 00ff… scsi                replays one input
 //! ```
 //!
@@ -19,6 +21,8 @@ mod memory;
 mod mirror;
 mod mutate;
 mod pdu;
+mod raw;
+mod record;
 mod scsi;
 mod scsi_disk;
 mod scsi_lists;
@@ -41,6 +45,7 @@ fn targets() -> Vec<Target> {
     all.extend(array::targets());
     all.extend(mirror::targets());
     all.extend(texts::targets());
+    all.extend(raw::targets());
     all
 }
 
@@ -48,7 +53,9 @@ fn main() -> ExitCode {
     match Options::parse(std::env::args().skip(1)) {
         Ok(options) => engine::run(&targets(), &options),
         Err(problem) => {
-            eprintln!("{problem}\nusage: fuzz [--seed N] [--execs N] [--input HEX] [NAME…]");
+            eprintln!(
+                "{problem}\nusage: fuzz [--seed N] [--executions N] [--record DIR [--report]] [--input HEX] [NAME…]"
+            );
             ExitCode::FAILURE
         }
     }

@@ -34,7 +34,18 @@ pub(crate) fn targets() -> Vec<Target> {
                 let len = rng.len(1200);
                 rng.bytes(len)
             },
-            run,
+            run: |input, probe| machine(input, false, probe),
+        },
+        Target {
+            name: "raw-scsi",
+            execs: 60_000,
+            longest: 3000,
+            work: (4096, 400),
+            fresh: |rng| {
+                let len = rng.len(600);
+                rng.bytes(len)
+            },
+            run: |input, probe| machine(input, true, probe),
         },
         Target {
             name: "scsi-saved",
@@ -131,12 +142,14 @@ struct Rig<'p> {
     nexuses: Vec<(NexusId, usize)>,
     tasks: Vec<(Task, [u8; 8], [u8; 16], Payload)>,
     next_tag: u32,
+    /// CDBs and parameter lists are bytes of the input as they stand.
+    raw: bool,
     /// The last answer to MODE SENSE, to be sent back with changes.
     pages: Vec<u8>,
     probe: &'p mut Probe,
 }
 
-fn run(input: &[u8], probe: &mut Probe) {
+fn machine(input: &[u8], raw: bool, probe: &mut Probe) {
     let mut source = Source::new(input);
     let block_size = if source.rarely(4) { BlockSize::B4096 } else { BlockSize::B512 };
     let mut rig = Rig {
@@ -145,6 +158,7 @@ fn run(input: &[u8], probe: &mut Probe) {
         nexuses: Vec::new(),
         tasks: Vec::new(),
         next_tag: 0,
+        raw,
         pages: Vec::new(),
         probe,
     };
@@ -216,6 +230,10 @@ impl Rig<'_> {
     /// A CDB of the table with bits that may be set, and a parameter list that may go with it; sometimes anything.
     fn cdb(&mut self, source: &mut Source<'_>) -> ([u8; 16], Payload) {
         let mut cdb: [u8; 16] = [0; 16];
+        if self.raw {
+            let len = source.number() as usize % 700;
+            return (source.array(), source.take(len).to_vec().into());
+        }
         if source.rarely(40) {
             return (source.array(), source.take(64).to_vec().into());
         }
