@@ -74,9 +74,19 @@ pub(super) struct DiskState {
 
 enum Kind {
     Read(ByteRange),
-    Write { offset: u64, data: Bytes, stable: bool },
-    Flush { mark: u64 },
-    Zero(ByteRange),
+    Write {
+        offset: u64,
+        data: Bytes,
+        stable: bool,
+    },
+    Flush {
+        mark: u64,
+    },
+    /// `hole`: places that never held anything may stay so.
+    Zero {
+        range: ByteRange,
+        hole: bool,
+    },
 }
 
 struct Op {
@@ -157,12 +167,12 @@ impl DiskState {
                     Ok(Payload::new())
                 }
             }
-            Kind::Zero(range) => {
+            Kind::Zero { range, hole } => {
                 if fail || self.faults.unwritable.iter().any(|bad| bad.overlaps(*range)) {
                     core.count("disk.write_error");
                     Err(kind.error("injected"))
                 } else {
-                    medium.zero(*range);
+                    medium.zero(*range, *hole);
                     Ok(Payload::new())
                 }
             }
@@ -271,7 +281,7 @@ impl Kind {
         match self {
             Self::Read(range) => DiskError::Read { offset: range.offset(), reason },
             Self::Write { offset, .. } => DiskError::Write { offset: *offset, reason },
-            Self::Zero(range) => DiskError::Write { offset: range.offset(), reason },
+            Self::Zero { range, .. } => DiskError::Write { offset: range.offset(), reason },
             Self::Flush { .. } => DiskError::Flush { reason },
         }
     }
@@ -281,7 +291,7 @@ impl Kind {
             Self::Read(range) => (1, range.offset()),
             Self::Write { offset, .. } => (2, *offset),
             Self::Flush { mark } => (3, *mark),
-            Self::Zero(range) => (4, range.offset()),
+            Self::Zero { range, .. } => (4, range.offset()),
         }
     }
 }
@@ -408,8 +418,8 @@ impl SimDisk {
         (self.size > 0, range.end())
     }
 
-    pub(crate) async fn zero(&self, range: ByteRange, _may_unmap: bool) -> Result<(), DiskError> {
-        self.submit(Kind::Zero(range)).await.map(drop)
+    pub(crate) async fn zero(&self, range: ByteRange, may_unmap: bool) -> Result<(), DiskError> {
+        self.submit(Kind::Zero { range, hole: may_unmap }).await.map(drop)
     }
 
     /// Hands an operation to the disk. It is carried out even when nobody waits for it any more.
@@ -424,7 +434,7 @@ impl SimDisk {
         let disk = &mut disks.all[self.index];
         let mut time = match &kind {
             Kind::Read(_) => disk.rng.duration(&times.read),
-            Kind::Write { stable: false, .. } | Kind::Zero(_) => disk.rng.duration(&times.write),
+            Kind::Write { stable: false, .. } | Kind::Zero { .. } => disk.rng.duration(&times.write),
             Kind::Write { .. } => disk.rng.duration(&times.write) + disk.rng.duration(&times.flush),
             Kind::Flush { .. } => disk.rng.duration(&times.flush),
         };

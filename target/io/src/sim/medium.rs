@@ -200,11 +200,12 @@ impl Medium {
         }
     }
 
-    /// Writes zeros; sectors that never held anything are left alone.
-    pub(super) fn zero(&mut self, range: ByteRange) {
+    /// Writes zeros; with `hole`, sectors that never held anything are left alone, and otherwise have their place from then on.
+    pub(super) fn zero(&mut self, range: ByteRange, hole: bool) {
         for piece in range.split_at_multiples(PAGE) {
             let sectors = piece.offset() / SECTOR..piece.end().div_ceil(SECTOR);
-            if self.live.has_hole(piece)
+            if hole
+                && self.live.has_hole(piece)
                 && self.durable.has_hole(piece)
                 && self.unflushed.range(sectors.clone()).next().is_none()
             {
@@ -359,10 +360,10 @@ mod tests {
     #[test]
     fn zeroing_is_a_write_and_costs_nothing_on_holes() {
         let mut medium = Medium::blank(1 << 40);
-        medium.zero(ByteRange::new(1 << 30, 1 << 20));
+        medium.zero(ByteRange::new(1 << 30, 1 << 20), true);
         assert_eq!(medium.unflushed_sectors(), 0);
         fill(&mut medium, 0, 4096, 7, true);
-        medium.zero(ByteRange::new(100, 1000));
+        medium.zero(ByteRange::new(100, 1000), true);
         assert_eq!(medium.peek(ByteRange::new(99, 1002))[..2], [7, 0]);
         assert_eq!(medium.peek_durable(ByteRange::new(100, 1)), [7]);
         medium.flush(medium.mark());
