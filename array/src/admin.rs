@@ -1,5 +1,6 @@
 //! Disks come, fail and are replaced (R-ARR-3).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -49,7 +50,8 @@ impl Array {
         if !slot.is_active() {
             return Ok(());
         }
-        if let Some(lu) = self.lu_list().into_iter().find(|lu| !lu.core.survives_without(slot.uuid)) {
+        let gone = BTreeSet::from([slot.uuid]);
+        if let Some(lu) = self.lu_list().into_iter().find(|lu| !lu.core.survives_without(&gone)) {
             return Err(ArrayError::Unsafe(format!(
                 "disk {} holds the only copy of data of LU {}; delete the LU or let its rebuild finish first",
                 slot.number,
@@ -189,7 +191,8 @@ impl Array {
         }
         self.inner.core.commit(changes).await?;
         for exchange in &exchanges {
-            let member = Member::new(&exchange.record, Some(slot.clone()));
+            let copies = exchange.lu.core.stripe.copies;
+            let member = Member::new(&exchange.record, Some(slot.clone()), copies);
             exchange.lu.core.set_member(exchange.index, member);
         }
         Ok(())

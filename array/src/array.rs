@@ -87,6 +87,7 @@ impl Array {
             }
         }
         array.watch();
+        array.watch_answers();
         Ok(array)
     }
 

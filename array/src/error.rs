@@ -49,7 +49,8 @@ pub enum ArrayError {
     /// The disks that are there cannot prove that they hold the newest state of the unit.
     #[error(
         "only {present} of {needed_of} vault copies are usable ({missing}); more than half are needed: bring the missing disks back, \
-         or remove their entries from the configuration to declare them lost"
+         remove their entries from the configuration to declare them lost, or, when exactly half of the copies are here, start once \
+         with --accept-half; what only the missing disks know is lost then"
     )]
     NoQuorum {
         /// Usable copies.

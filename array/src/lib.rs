@@ -22,6 +22,7 @@ mod open;
 mod planted;
 mod probe;
 mod slot;
+mod stall;
 mod stripe;
 mod types;
 mod vault;

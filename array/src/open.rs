@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use twinlun_io::{Disk, DiskError, Shard};
 use uuid::Uuid;
@@ -69,7 +70,7 @@ pub(crate) async fn open_unit(
             "a unit needs at least one disk; add a [[disk]] to its configuration".into(),
         ));
     }
-    let mut probed = probe_all(shard, disks).await?;
+    let mut probed = probe_all(shard, disks, options.answer_limit).await?;
     let strangers = set_strangers_apart(&mut probed, name)?;
     if probed.labelled.iter().all(Labelled::is_unfinished) {
         if let Some(stranger) = strangers.first() {
@@ -81,7 +82,32 @@ pub(crate) async fn open_unit(
     resume_unit(shard, probed, strangers, options, events).await
 }
 
-async fn probe_all(shard: &Shard, disks: Vec<DiskConfig>) -> Result<Probed, ArrayError> {
+/// Looks at a disk and its newest image, but not longer than a disk may take to answer: one that hangs is as good as absent.
+async fn probe_one(
+    shard: &Shard,
+    config: &DiskConfig,
+    limit: Option<Duration>,
+) -> Result<(Found, Option<NewestImage>), ArrayError> {
+    let look = Box::pin(async {
+        let found = probe::look(shard, config).await?;
+        let image = match &found {
+            Found::Labelled { disk, label } => probe::newest_image(disk, label).await,
+            _ => None,
+        };
+        Ok((found, image))
+    });
+    let Some(limit) = limit.filter(|limit| !limit.is_zero()) else { return look.await };
+    shard.timeout(limit, look).await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {} s", limit.as_secs());
+        Ok((Found::Absent(DiskError::Open { path: config.path.clone(), reason }), None))
+    })
+}
+
+async fn probe_all(
+    shard: &Shard,
+    disks: Vec<DiskConfig>,
+    limit: Option<Duration>,
+) -> Result<Probed, ArrayError> {
     let mut probed = Probed {
         order: disks.iter().map(|config| config.path.clone()).collect(),
         labelled: Vec::new(),
@@ -90,12 +116,12 @@ async fn probe_all(shard: &Shard, disks: Vec<DiskConfig>) -> Result<Probed, Arra
         absent: Vec::new(),
     };
     for config in disks {
-        match probe::look(shard, &config).await? {
+        let (found, image) = probe_one(shard, &config, limit).await?;
+        match found {
             Found::Labelled { disk, label } => {
                 if let Some(twin) = probed.labelled.iter().find(|other| other.label.disk == label.disk) {
                     return Err(ArrayError::Twin { first: twin.path.clone(), second: config.path });
                 }
-                let image = probe::newest_image(&disk, &label).await;
                 probed.labelled.push(Labelled { path: config.path, disk, label, image });
             }
             Found::Blank(disk) => probed.blank.push((config, disk)),

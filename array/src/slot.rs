@@ -1,15 +1,19 @@
 //! A disk in its slot: the open handle, whether it is used, and what is not flushed yet.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
+use std::pin::pin;
+use std::task::Poll;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use twinlun_block::{ByteRange, Payload};
 use twinlun_io::{Disk, DiskError, Durability};
 use uuid::Uuid;
 
 use crate::DiskState;
 use crate::label::DiskLayout;
+use crate::stall::Waiting;
 use crate::vault::image::ImageId;
 
 /// A disk of the unit.
@@ -26,6 +30,12 @@ pub(crate) struct Slot {
     health: RefCell<Health>,
     /// Whether the vault durably says that the disk is out.
     pub(crate) settled: Cell<bool>,
+    /// Requests that a silent disk must not keep waiting for ever.
+    pub(crate) waiting: Waiting,
+    /// Whether it was said that the disk does not answer.
+    pub(crate) silent: Cell<bool>,
+    given_up: Cell<bool>,
+    gave_up: Notify,
     pub(crate) errors: Cell<u64>,
     /// The image slot that does not hold this disk's newest image.
     pub(crate) image_next: Cell<u8>,
@@ -63,6 +73,10 @@ impl Slot {
             disk: RefCell::new(None),
             health: RefCell::new(Health::Out { state: DiskState::Missing, reason: "not found".into() }),
             settled: Cell::new(false),
+            waiting: Waiting::default(),
+            silent: Cell::new(false),
+            given_up: Cell::new(false),
+            gave_up: Notify::new(),
             errors: Cell::new(0),
             image_next: Cell::new(0),
             newest: RefCell::new(Vec::new()),
@@ -119,6 +133,42 @@ impl Slot {
             self.errors.set(self.errors.get() + 1);
         }
         done
+    }
+
+    /// Whoever waits for an answer of the disk waits no longer. What the kernel still has under way keeps the file locked, so that the disk
+    /// cannot come back before it is over.
+    pub(crate) fn give_up(&self) {
+        self.given_up.set(true);
+        self.gave_up.notify_waiters();
+    }
+
+    /// Waits for the disk, however long.
+    pub(crate) async fn late_answer<T>(
+        &self,
+        work: impl Future<Output = Result<T, DiskError>>,
+    ) -> Result<T, DiskError> {
+        let _request = self.waiting.begin();
+        work.await
+    }
+
+    /// Waits for the disk, until it is given up.
+    pub(crate) async fn answer<T>(
+        &self,
+        work: impl Future<Output = Result<T, DiskError>>,
+    ) -> Result<T, DiskError> {
+        let _request = self.waiting.begin();
+        let (mut work, mut gave_up) = (pin!(work), pin!(self.gave_up.notified()));
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            if self.given_up.get() || gave_up.as_mut().poll(cx).is_ready() {
+                let reason = "it does not answer".into();
+                return Poll::Ready(Err(DiskError::Open { path: self.path.clone(), reason }));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {

@@ -22,6 +22,8 @@ pub struct ArrayOptions {
     /// Start with exactly half of the vault copies, declaring the rest lost. Without it a disk of a two-disk unit that
     /// comes back alone is not believed, because the other one may have gone on without it.
     pub accept_half: bool,
+    /// A disk that leaves a request unanswered for so long is taken out of use, if nothing is lost with it; `None`: never.
+    pub answer_limit: Option<Duration>,
     /// How long a region of a redundant LU stays marked after its last write.
     pub intent_idle: Duration,
     /// Pause between two pieces of a rebuild while hosts are served, as a multiple of the time the piece took.
@@ -34,6 +36,7 @@ impl Default for ArrayOptions {
     fn default() -> Self {
         Self {
             accept_half: false,
+            answer_limit: Some(Duration::from_secs(20)),
             intent_idle: Duration::from_secs(5),
             rebuild_yield: 1,
             rebuild_checkpoint: 64 << 20,
@@ -215,6 +218,13 @@ pub enum ArrayEvent {
         slot: u32,
         /// Why.
         reason: String,
+    },
+    /// A disk does not answer, and is waited for all the same.
+    DiskSilent {
+        /// Slot.
+        slot: u32,
+        /// Why it is not taken out of use.
+        kept: String,
     },
     /// A disk was not there, or out of date, at the start.
     DiskLeftOut {

@@ -90,6 +90,7 @@ impl Unit {
             admin_socket: "admin.sock".into(),
             engine: EngineName::Auto,
             limits: Limits { ping_seconds: 5, ping_answer_seconds: 5, ..Limits::default() },
+            accept_half: false,
         };
         Self {
             name,

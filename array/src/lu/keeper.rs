@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use twinlun_block::{BlockError, ByteRange, Payload};
-use twinlun_io::Durability;
+use twinlun_io::{DiskError, Durability};
 
 use super::LuCore;
 use super::member::{Content, Member};
@@ -136,17 +136,44 @@ impl LuCore {
                 return Ok(());
             }
         };
-        let copies = self.copies(part.column);
-        let targets: Vec<_> =
-            copies.iter().filter(|copy| !Rc::ptr_eq(copy, &source) && copy.active().is_some()).collect();
-        let content = Content::Data(data);
-        let writes = targets.iter().map(|copy| copy.write(part.range, content.clone(), Durability::Volatile));
-        for (copy, done) in targets.iter().zip(join_all(writes).await) {
-            if let (Err(error), Some(slot)) = (done, &copy.slot) {
+        let mut failed = self.copy_from(&source, &data, part).await;
+        // One that has no room takes nothing new, but may be copied from: what differs was not answered, so either is right.
+        let is_full = |(copy, error): &(Rc<Member>, DiskError)| {
+            copy.is_in_step() && matches!(error, DiskError::Full { .. })
+        };
+        if let Some((full, _)) = failed.iter().find(|failure| is_full(failure))
+            && let Ok(data) = full.read(part.range).await
+        {
+            let full = full.clone();
+            failed = self.copy_from(&full, &data, part).await;
+        }
+        for (copy, error) in failed {
+            if let Some(slot) = &copy.slot {
                 self.vault.mark_failed(slot, &error.to_string());
             }
         }
         Ok(())
+    }
+
+    /// Writes a piece to all copies but the one it is from, where they differ; those that failed, and how.
+    async fn copy_from(
+        &self,
+        source: &Rc<Member>,
+        data: &Payload,
+        part: &ColumnPart,
+    ) -> Vec<(Rc<Member>, DiskError)> {
+        let mut targets = self.copies(part.column);
+        targets.retain(|copy| !Rc::ptr_eq(copy, source) && copy.active().is_some());
+        let bytes = data.to_bytes();
+        let writes = targets.iter().map(async |copy| {
+            // Equal already, for the most part; and a hole that reads as zeros stays one.
+            if copy.read(part.range).await.is_ok_and(|found| found.to_bytes() == bytes) {
+                return Ok(());
+            }
+            copy.write(part.range, Content::Data(data.clone()), Durability::Volatile).await
+        });
+        let done = join_all(writes).await;
+        targets.into_iter().zip(done).filter_map(|(copy, done)| Some((copy, done.err()?))).collect()
     }
 
     async fn read_source(&self, part: &ColumnPart) -> Result<(Rc<Member>, Payload), BlockError> {
@@ -236,7 +263,7 @@ impl LuCore {
     async fn store_built(&self, member: &Rc<Member>, built: Option<u64>) -> Result<(), String> {
         let slot = member.active().cloned().ok_or("its disk failed")?;
         if !planted(Bug::CheckpointWithoutFlush) {
-            slot.flush().await.map_err(|error| {
+            slot.answer(slot.flush()).await.map_err(|error| {
                 self.vault.mark_failed(&slot, &error.to_string());
                 error.to_string()
             })?;

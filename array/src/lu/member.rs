@@ -29,15 +29,17 @@ pub(crate) struct Member {
     pub(crate) extents: Vec<Extent>,
     /// `None` when in step; otherwise the bytes from the start of the column that are copied.
     pub(crate) built: Cell<Option<u64>>,
+    /// Whether there are other copies: then a disk that does not answer is not waited for.
+    has_partner: bool,
     /// The same as it is recorded: behind `built` by what is not flushed.
     pub(crate) stored: Cell<Option<u64>>,
 }
 
 impl Member {
-    pub(crate) fn new(record: &MemberRecord, slot: Option<Rc<Slot>>) -> Self {
+    pub(crate) fn new(record: &MemberRecord, slot: Option<Rc<Slot>>, copies: usize) -> Self {
         let (disk, extents) = (record.disk, record.extents.clone());
         let (built, stored) = (Cell::new(record.built), Cell::new(record.built));
-        Self { disk, slot, extents, built, stored }
+        Self { disk, slot, extents, built, has_partner: copies > 1, stored }
     }
 
     pub(crate) fn record(&self) -> MemberRecord {
@@ -65,6 +67,11 @@ impl Member {
     }
 
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
+        let (slot, read) = (self.slot()?, self.read_now(range));
+        if self.has_partner { slot.answer(read).await } else { slot.late_answer(read).await }
+    }
+
+    async fn read_now(&self, range: ByteRange) -> Result<Payload, DiskError> {
         let slot = self.slot()?;
         let pieces = extent::translate(&self.extents, range);
         if let [one] = pieces[..] {
@@ -95,6 +102,16 @@ impl Member {
     }
 
     pub(crate) async fn write(
+        &self,
+        range: ByteRange,
+        content: Content,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
+        let (slot, write) = (self.slot()?, self.write_now(range, content, durability));
+        if self.has_partner { slot.answer(write).await } else { slot.late_answer(write).await }
+    }
+
+    async fn write_now(
         &self,
         range: ByteRange,
         content: Content,

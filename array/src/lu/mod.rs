@@ -10,6 +10,7 @@ pub(crate) mod record;
 mod write;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use tokio::sync::Semaphore;
@@ -91,7 +92,8 @@ impl Lu {
         options: &ArrayOptions,
     ) -> Result<Self, ArrayError> {
         let (stripe, block_size) = record.check(|disk| vault.slot_of(disk).map(|slot| slot.layout))?;
-        let members = record.members.iter().map(|m| Rc::new(Member::new(m, vault.slot_of(m.disk)))).collect();
+        let member = |m| Rc::new(Member::new(m, vault.slot_of(m.disk), stripe.copies));
+        let members = record.members.iter().map(member).collect();
         let intent = if stripe.copies > 1 { Some(open_intent(vault, record).await?) } else { None };
         let core = LuCore {
             vault: vault.clone(),
@@ -235,13 +237,13 @@ impl LuCore {
         self.members.borrow().chunks(self.stripe.copies).all(|column| column.iter().any(|m| m.is_in_step()))
     }
 
-    /// Whether it would still be served without this disk.
-    pub(crate) fn survives_without(&self, disk: Uuid) -> bool {
+    /// Whether it would still be served without these disks, or does not need them.
+    pub(crate) fn survives_without(&self, gone: &BTreeSet<Uuid>) -> bool {
         let members = self.members.borrow();
-        members.iter().all(|m| m.disk != disk)
+        members.iter().all(|m| !gone.contains(&m.disk))
             || members
                 .chunks(self.stripe.copies)
-                .all(|column| column.iter().any(|m| m.is_in_step() && m.disk != disk))
+                .all(|column| column.iter().any(|m| m.is_in_step() && !gone.contains(&m.disk)))
     }
 
     pub(crate) fn state(&self) -> LuState {

@@ -159,14 +159,16 @@ impl LuCore {
         let mut result = Ok(());
         for part in &parts {
             // A copy that is being rebuilt cannot stand in for one in step.
-            let kept = legs.iter().zip(&done).any(|(leg, done)| {
-                leg.column == part.column && done.is_ok() && leg.member.built.get().is_none()
-            });
-            if !kept {
+            let in_step = || {
+                let column = legs.iter().zip(&done).filter(|(leg, _)| leg.column == part.column);
+                column.filter(|(leg, _)| leg.member.built.get().is_none()).map(|(_, done)| done)
+            };
+            // A file system that is full is not a bad disk: the write is refused, and no copy is given up for it.
+            let full = in_step().find(|done| matches!(done, Err(DiskError::Full { .. })));
+            if full.is_some() || !in_step().any(Result::is_ok) {
                 // No disk is taken out: the last copies are kept, and made equal before they are read again.
-                let error =
-                    legs.iter().zip(&done).find(|(leg, done)| leg.column == part.column && done.is_err());
-                let error = error.and_then(|(_, done)| done.as_ref().err());
+                let error = full.or_else(|| in_step().find(|done| done.is_err()));
+                let error = error.and_then(|done| done.as_ref().err());
                 result = Err(error.map_or(BlockError::NotReady, |error| self.write_error(part, error)));
                 if let Some(intent) = &self.intent {
                     intent.suspect(range);
@@ -210,7 +212,7 @@ impl LuCore {
         if planted(Bug::FlushSkipsRebuilding) {
             slots.retain(|slot| members.iter().all(|m| m.disk != slot.uuid || m.is_in_step()));
         }
-        let done = join_all(slots.iter().map(|slot| slot.flush())).await;
+        let done = join_all(slots.iter().map(|slot| slot.answer(slot.flush()))).await;
         let failed: Vec<_> = slots.iter().zip(&done).filter(|(_, done)| done.is_err()).collect();
         let is_bad = |member: &Rc<Member>| failed.iter().any(|(slot, _)| slot.uuid == member.disk);
         let survives = members

@@ -245,10 +245,10 @@ async fn write_pages(copy: &Copy, blocks: &[(u32, Bytes)]) -> Result<(), String>
     }
     let writes = blocks.iter().map(|(page, block)| {
         let at = copy.offset(*page, copy.next.borrow()[*page as usize]);
-        copy.slot.write(at, block.clone().into(), Durability::Volatile)
+        copy.slot.answer(copy.slot.write(at, block.clone().into(), Durability::Volatile))
     });
     join_all(writes).await.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())?;
-    copy.slot.flush().await.map_err(|error| error.to_string())?;
+    copy.slot.answer(copy.slot.flush()).await.map_err(|error| error.to_string())?;
     let mut next = copy.next.borrow_mut();
     for (page, _) in blocks {
         next[*page as usize] = !next[*page as usize];
@@ -258,7 +258,8 @@ async fn write_pages(copy: &Copy, blocks: &[(u32, Bytes)]) -> Result<(), String>
 
 async fn write_page(copy: &Copy, page: u32, block: Bytes) -> Result<(), String> {
     let second = copy.next.borrow()[page as usize];
-    let done = copy.slot.write(copy.offset(page, second), block.into(), Durability::Stable).await;
+    let write = copy.slot.write(copy.offset(page, second), block.into(), Durability::Stable);
+    let done = copy.slot.answer(write).await;
     done.map_err(|error| error.to_string())?;
     copy.next.borrow_mut()[page as usize] = if planted(Bug::PageInPlace) { second } else { !second };
     Ok(())
@@ -266,7 +267,7 @@ async fn write_page(copy: &Copy, page: u32, block: Bytes) -> Result<(), String> 
 
 async fn clear(slot: &Slot, block: u64, pages: u32) -> Result<(), String> {
     let range = ByteRange::new(slot.layout.pages_at + block * BLOCK, u64::from(pages) * 2 * BLOCK);
-    slot.zero(range, false, Durability::Stable).await.map_err(|error| error.to_string())
+    slot.answer(slot.zero(range, false, Durability::Stable)).await.map_err(|error| error.to_string())
 }
 
 /// What one copy holds.

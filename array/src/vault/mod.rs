@@ -231,7 +231,7 @@ impl Core {
         }
         let at = slot.image_next.get();
         let data = image::encode(self.unit, slot.uuid, id, body);
-        let done = slot.write(slot.layout.image_at(at), data, Durability::Stable).await;
+        let done = slot.answer(slot.write(slot.layout.image_at(at), data, Durability::Stable)).await;
         let mut newest = slot.newest.borrow_mut();
         if done.is_ok() {
             slot.image_next.set(if planted(Bug::ImageInPlace) { at } else { 1 - at });

@@ -42,7 +42,8 @@ async fn atomic_life(
         let stamp = next.get() + 1;
         next.set(stamp);
         let data = stamped(stamp, AREA.len());
-        let request = BlockRequest::WriteAtomic { range: AREA, data: data.into(), fua: stamp % 2 == 0 };
+        let request =
+            BlockRequest::WriteAtomic { range: AREA, data: data.into(), fua: stamp.is_multiple_of(2) };
         lu.execute(request).await.expect("healthy disks take it");
         answered.set(stamp);
     }

@@ -49,8 +49,10 @@ pub struct Config {
     pub engine: EngineName,
     /// How long a busy shard looks for more work before its thread sleeps.
     pub busy_poll: Duration,
-    /// iSCSI timers and caps.
+    /// Timers and caps.
     pub limits: Limits,
+    /// Start with exactly half of the vault's copies; the administrator's word for one start, never part of the file.
+    pub accept_half: bool,
 }
 
 /// Which disk engine is wanted.
@@ -95,7 +97,7 @@ pub struct PeerConfig {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// iSCSI timers and caps.
+/// Timers and caps.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -120,6 +122,8 @@ pub struct Limits {
     /// Seconds for which a lost connection's commands wait for the host to come back, 0 to 3600 (DefaultTime2Retain).
     #[serde(deserialize_with = "retain_seconds")]
     pub retain_seconds: u16,
+    /// Seconds a disk may leave a request unanswered before LUs go on without it, those that can; 0: for ever.
+    pub disk_seconds: u64,
 }
 
 fn session_connections<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
@@ -155,6 +159,8 @@ impl Default for Limits {
             session_connections: 8,
             error_recovery_level: 2,
             retain_seconds: 20,
+            // Below the 30 s that Linux gives a command, so that hosts see a slow answer and no error.
+            disk_seconds: 20,
         }
     }
 }
@@ -345,6 +351,7 @@ impl Reader<'_> {
             engine: file.unit.engine,
             busy_poll: self.busy_poll(&file.unit.busy_poll_us)?,
             limits: file.limits,
+            accept_half: false,
         })
     }
 

@@ -101,6 +101,9 @@ fn array_words(processor: &Processor, event: &ArrayEvent) -> (String, String) {
     let lu = |uuid| processor.array.lu(uuid).map_or_else(|| uuid.to_string(), |lu| lu.info().name);
     match event {
         ArrayEvent::DiskFailed { slot, reason } => (format!("disk {slot}"), format!("failed: {reason}")),
+        ArrayEvent::DiskSilent { slot, kept } => {
+            (format!("disk {slot}"), format!("does not answer; it is waited for: {kept}"))
+        }
         ArrayEvent::DiskLeftOut { path, reason } => {
             (path.display().to_string(), format!("left out: {reason}"))
         }

@@ -27,6 +27,9 @@ struct Arguments {
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
+    /// Start once with exactly half of the vault's copies, declaring the missing disks lost; what only they know is lost with them
+    #[arg(long)]
+    accept_half: bool,
     /// How the log is written to stderr; RUST_LOG sets what is in it
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -65,7 +68,8 @@ fn start_log(format: LogFormat) {
 type Failure = Box<dyn std::error::Error>;
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let config = config::load(&arguments.config)?;
+    let mut config = config::load(&arguments.config)?;
+    config.accept_half = arguments.accept_half;
     let key = config.link.as_ref().map(|link| config::load_key(&link.key_file)).transpose()?;
     if arguments.check {
         println!("{}: good", arguments.config.display());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, join};
 use tokio::sync::Notify;
-use twinlun_array::{Array, Lu, LuInfo, Vault};
+use twinlun_array::{Array, ArrayOptions, Lu, LuInfo, Vault};
 use twinlun_block::{BlockError, BlockResult, MetaError, MetaStore};
 use twinlun_io::Shard;
 use twinlun_iscsi::names::IscsiName;
@@ -117,6 +117,15 @@ impl LuSource<Lu> for ArrayLus {
     }
 }
 
+fn array_options(config: &Config) -> ArrayOptions {
+    let limit = config.limits.disk_seconds;
+    ArrayOptions {
+        accept_half: config.accept_half,
+        answer_limit: (limit > 0).then(|| Duration::from_secs(limit)),
+        ..ArrayOptions::default()
+    }
+}
+
 impl Processor {
     /// Opens the disks, recovers everything and serves hosts. `key` is the link key, needed when the configuration has a link.
     ///
@@ -134,7 +143,7 @@ impl Processor {
         let disks = disks
             .map(|disk| twinlun_array::DiskConfig { path: disk.path.clone(), size: disk.size })
             .collect();
-        let array = Array::open(shard.clone(), &config.unit, disks).await?;
+        let array = Array::open_with(shard.clone(), &config.unit, disks, array_options(&config)).await?;
         let vault = array.vault();
         let state = UnitState::load(&vault)?;
         let unit = UnitIdentity { name: config.unit.clone(), uuid: array.unit_uuid() };
