@@ -42,6 +42,45 @@ fn links_between_pages_lead_somewhere() {
     report("links to files that are not there", &findings);
 }
 
+/// The table of tests in `docs/design/bug-classes.md`: class by class, files and what is in them.
+#[test]
+fn tests_of_bug_classes_exist() {
+    let page = named("docs/design/bug-classes.md").text;
+    let table = page.split_once("| class | tests |").expect("the table was found").1;
+    let rows: Vec<(&str, &str)> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .filter(|(class, _)| !class.starts_with('-'))
+        .collect();
+    let classes: Vec<&str> = rows.iter().map(|(class, _)| *class).collect();
+    assert_eq!(classes.join(""), "ABCDEFGHIJKLM", "every class has a row");
+    let files = files();
+    let mut findings = Vec::new();
+    for (class, tests) in rows {
+        let mut found = 0;
+        for group in tests.split(" · ") {
+            let mut names = group.split('`').skip(1).step_by(2);
+            let path = names.next().unwrap_or_default();
+            let Some(file) = files.iter().find(|file| file.path == path) else {
+                findings.push(format!("{class}: no file {path}"));
+                continue;
+            };
+            for name in names {
+                found += 1;
+                // A function, or a target of the fuzzer.
+                let stands = |what: String| file.text.contains(&what);
+                if !stands(format!("fn {name}(")) && !stands(format!("\"{name}\"")) {
+                    findings.push(format!("{class}: no {name} in {path}"));
+                }
+            }
+        }
+        if found == 0 {
+            findings.push(format!("{class}: no test"));
+        }
+    }
+    report("docs/design/bug-classes.md names tests that exist", &findings);
+}
+
 /// A relative link as a path from the root.
 fn resolve(from: &str, link: &str) -> String {
     let mut parts: Vec<&str> = from.split('/').collect();
