@@ -69,7 +69,7 @@ found! {
     a_checkpoint_without_a_flush_is_found: CheckpointWithoutFlush by rebuild::rebuild_loop, within 40;
     a_rebuild_that_skips_busy_pieces_is_found: RebuildSkipsBusy by rebuild::rebuild_loop, within 40;
     reading_from_a_rebuilding_disk_is_found: ReadFromRebuilding by rebuild::rebuild_loop, within 40;
-    a_loss_that_is_not_recorded_is_found: LossNotRecorded by disks::come_and_go, within 60;
+    a_loss_that_is_not_recorded_is_found: LossNotRecorded by disks::loss_and_power_cut, within 8;
     a_stale_disk_that_is_believed_is_found: StaleDiskBelieved by disks::come_and_go, within 40;
     half_a_quorum_is_found: HalfIsQuorum by disks::come_and_go, within 40;
     an_image_overwritten_in_place_is_found: ImageInPlace by metadata::one_disk, within 8;

@@ -47,6 +47,7 @@ fn config() -> Config {
         admin_socket: "admin.sock".into(),
         engine: EngineName::Auto,
         limits: Limits::default(),
+        accept_half: false,
     }
 }
 
