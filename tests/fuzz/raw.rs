@@ -7,11 +7,12 @@ use bytes::Bytes;
 use twinlun_iscsi::initiator::{Command, Initiator, InitiatorConfig, SessionKind, Submitted, Transfer};
 use twinlun_iscsi::login::LoginStatus;
 use twinlun_iscsi::names::{IscsiName, Isid};
+use twinlun_iscsi::negotiate::Parameters;
 use twinlun_iscsi::pdu::{
     BHS_LEN, Bhs, Cid, LoginRequest, Lun, RawPdu, Serial32, Stage, TaskTag, Tsih as WireTsih,
 };
 use twinlun_iscsi::target::{
-    Access, Connection, ConnectionConfig, Directory, Event, LoginSubject, ScsiResponse, TargetRecord,
+    Access, ConnectionConfig, Directory, Event, LoginSubject, ScsiResponse, SingleConnection, TargetRecord,
     TaskManagementResponse, Tsih,
 };
 use twinlun_iscsi::{Encoder, text};
@@ -100,8 +101,8 @@ impl Directory for Everybody {
         Ok(Access::open())
     }
 
-    fn has_session(&self, _: &LoginSubject, _: u16) -> bool {
-        false
+    fn session(&self, _: &LoginSubject, _: Tsih) -> Option<Parameters> {
+        None
     }
 
     fn targets(&self, _: &IscsiName) -> Vec<TargetRecord> {
@@ -142,7 +143,7 @@ fn session(input: &[u8], probe: &mut Probe) {
     config.limits.immediate_tasks = 2;
     config.limits.max_write = 8192;
     let now = Duration::from_secs(1000);
-    let mut connection = Connection::new(config, [7; 32], now);
+    let mut connection = SingleConnection::new(config, [7; 32], now);
     if flags & 1 != 0 {
         feed(&mut connection, &login(), usize::MAX, now, probe);
         assert!(connection.parameters().is_some(), "the login is right");
@@ -161,7 +162,7 @@ fn session(input: &[u8], probe: &mut Probe) {
     );
 }
 
-fn feed(connection: &mut Connection, mut bytes: &[u8], step: usize, now: Duration, probe: &mut Probe) {
+fn feed(connection: &mut SingleConnection, mut bytes: &[u8], step: usize, now: Duration, probe: &mut Probe) {
     while !bytes.is_empty() && !connection.is_closing() {
         probe.work(1);
         let buffer = connection.buffer();
@@ -177,7 +178,7 @@ fn feed(connection: &mut Connection, mut bytes: &[u8], step: usize, now: Duratio
 }
 
 /// Answers whatever is asked, and sends it.
-fn drain(connection: &mut Connection, now: Duration, probe: &mut Probe) {
+fn drain(connection: &mut SingleConnection, now: Duration, probe: &mut Probe) {
     while let Some(event) = connection.poll_event() {
         probe.work(1);
         match event {
@@ -199,7 +200,7 @@ fn drain(connection: &mut Connection, now: Duration, probe: &mut Probe) {
                 probe.saw(format!("{:?}", management.function).split(' ').next().map(str::to_owned));
                 connection.respond_task_management(management.tag, TaskManagementResponse::Complete, [0; 3]);
             }
-            Event::Logout => connection.finish_logout(),
+            Event::Terminate(ends) => ends.iter().for_each(|end| connection.abandon(end.tag)),
             Event::Closed(reason) => probe.saw(format!("{reason:?}")),
         }
     }
