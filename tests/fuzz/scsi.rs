@@ -167,8 +167,7 @@ fn machine(input: &[u8], raw: bool, probe: &mut Probe) {
         let mut lu_description = description(!source.rarely(4), block_size, None);
         lu_description.naa[15] = lu as u8;
         rig.device.add_lu(LuId(lu), lu_description);
-        let size = block_size.bytes() as usize;
-        rig.disks.push(Disk { bytes: vec![0; BLOCKS as usize * size], size, fail: None });
+        rig.disks.push(Disk::new(BLOCKS, block_size));
     }
     for number in 0..3 {
         rig.open(number);
@@ -184,7 +183,7 @@ fn machine(input: &[u8], raw: bool, probe: &mut Probe) {
         let record = rig.device.saved_state(LuId(lu)).expect("the LU is there");
         let mut other = TargetDevice::new(identity());
         assert!(
-            other.add_lu(LuId(lu), description(true, block_size, Some(record))),
+            other.add_lu(LuId(lu), description(true, rig.disks[lu as usize].block_size(), Some(record))),
             "what is saved can be read"
         );
     }
@@ -596,7 +595,7 @@ impl Rig<'_> {
                 for abort in self.device.remove_lu(lu) {
                     self.tasks.retain(|held| held.0 != abort.task);
                 }
-                let size = BlockSize::from_bytes(self.disks[0].size as u32).expect("a block size");
+                let size = self.disks[lu.0 as usize].block_size();
                 assert!(self.device.add_lu(lu, description(true, size, record)), "what is saved can be read");
             }
         }

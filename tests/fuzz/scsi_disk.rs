@@ -1,6 +1,6 @@
 //! A LU in memory, as the device server's requests find it.
 
-use twinlun_block::{BlockError, BlockRequest, BlockResult, Payload, compare};
+use twinlun_block::{BlockError, BlockRequest, BlockResult, BlockSize, Payload, compare};
 
 /// A LU in memory.
 pub(super) struct Disk {
@@ -10,15 +10,22 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    pub(super) fn new(blocks: u64, block_size: BlockSize) -> Self {
+        let size = block_size.bytes() as usize;
+        Self { bytes: vec![0; blocks as usize * size], size, fail: None }
+    }
+
+    /// Whoever describes the LU asks here, or the device server is told of another one.
+    pub(super) fn block_size(&self) -> BlockSize {
+        BlockSize::from_bytes(self.size as u32).expect("a block size")
+    }
+
     pub(super) fn serve(&mut self, request: BlockRequest) -> BlockResult {
         if let Some(error) = self.fail {
             return Err(error);
         }
         let at = request.range().map_or(0..0, |range| range.offset() as usize..range.end() as usize);
-        if at.end > self.bytes.len() {
-            // As the array answers. That a command gets this far is a known fault of the device server; see fuzzing.md.
-            return Err(BlockError::Medium { offset: at.start as u64 });
-        }
+        assert!(at.end <= self.bytes.len(), "requests lie within the LU");
         assert!(
             at.start.is_multiple_of(self.size) && at.end.is_multiple_of(self.size),
             "requests are aligned"
