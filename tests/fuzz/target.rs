@@ -15,8 +15,8 @@ use twinlun_iscsi::pdu::{
     TransferTag,
 };
 use twinlun_iscsi::target::{
-    Access, AsyncMessage, ChapCredentials, ConnectionConfig, DigestPolicy, Directory, Event, LoginSubject,
-    Redirect, ScsiResponse, SingleConnection, TargetRecord, TaskManagementResponse, Tsih,
+    Access, AsyncMessage, ChapCredentials, CloseReason, ConnectionConfig, DigestPolicy, Directory, Event,
+    LoginSubject, Redirect, ScsiResponse, SingleConnection, TargetRecord, TaskManagementResponse, Tsih,
 };
 use twinlun_iscsi::text::{self, BINARY_LIMIT};
 use twinlun_iscsi::{Deframer, Encoder, FrameLimits};
@@ -167,7 +167,7 @@ fn run(input: &[u8], probe: &mut Probe) {
         }
         host.drain(&mut source);
     }
-    host.connection.close();
+    host.connection.close(CloseReason::HostClosed);
     host.drain(&mut source);
     assert!(host.closed && host.connection.outstanding() == 0, "a closed connection forgets its tasks");
 }
@@ -517,7 +517,7 @@ impl Host<'_> {
         }
         if self.recovers() == 2 && self.connection.is_closing() && !self.closed {
             // The session would wait for another connection.
-            self.connection.close();
+            self.connection.close(CloseReason::HostClosed);
             return self.drain(source);
         }
         assert_eq!(self.closed, self.connection.is_closing());

@@ -222,6 +222,9 @@ pub(crate) enum HostCommand {
         /// File with the unit's CHAP secret
         #[arg(long, requires = "mutual_user")]
         mutual_secret_file: Option<PathBuf>,
+        /// Make the secret files, which must not exist: 22 random letters and digits each, for their owner alone to read
+        #[arg(long, requires = "secret_file")]
+        generate: bool,
         /// Portal groups that it may come in by, with commas between them; all when absent
         #[arg(long, value_delimiter = ',', value_name = "GROUP")]
         groups: Vec<u16>,
@@ -254,6 +257,9 @@ pub(crate) enum DiscoveryCommand {
         /// File with the unit's CHAP secret
         #[arg(long, requires = "mutual_user")]
         mutual_secret_file: Option<PathBuf>,
+        /// Make the secret files, which must not exist: 22 random letters and digits each, for their owner alone to read
+        #[arg(long, requires = "secret_file")]
+        generate: bool,
     },
     /// Ask for nothing beyond what the host proves for its normal sessions
     Clear,

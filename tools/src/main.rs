@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod follow;
 mod offline;
+mod secret;
 mod show;
 mod verbs;
 

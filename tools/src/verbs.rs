@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 
 use serde_json::{Value, json};
 use twinlun::client::{Client, segment};
@@ -13,6 +12,7 @@ use crate::cli::{
     PortalCommand, SessionCommand, Switch, UnitCommand,
 };
 use crate::follow;
+use crate::secret::Secrets;
 use crate::show;
 
 /// Carries out a verb that talks to a storage processor.
@@ -24,7 +24,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<(), Problem> {
         Command::Disk(command) => disk(cli, &client, command).await?,
         Command::Lu(command) => lu(cli, &client, command).await?,
         Command::Host(command) => host(cli, &client, command).await?,
-        Command::Discovery(command) => discovery(&client, command).await?,
+        Command::Discovery(command) => discovery(cli, &client, command).await?,
         Command::Portal(command) => portal(cli, &client, command).await?,
         Command::Mirror(MirrorCommand::Watch { name }) => {
             return follow::watch_mirror(cli, &client, name).await;
@@ -106,11 +106,20 @@ async fn lu(cli: &Cli, client: &Client, command: &LuCommand) -> Result<Value, Pr
 
 async fn host(cli: &Cli, client: &Client, command: &HostCommand) -> Result<Value, Problem> {
     match command {
-        HostCommand::Add { iqn, chap_user, secret_file, mutual_user, mutual_secret_file, groups } => {
-            let chap = credentials(chap_user.as_deref(), secret_file.as_deref())?;
-            let mutual = credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
+        HostCommand::Add {
+            iqn,
+            chap_user,
+            secret_file,
+            mutual_user,
+            mutual_secret_file,
+            generate,
+            groups,
+        } => {
+            let mut secrets = Secrets::new(*generate, cli.dry_run);
+            let chap = secrets.credentials(chap_user.as_deref(), secret_file.as_deref())?;
+            let mutual = secrets.credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
             let body = json!({"iqn": iqn, "chap": chap, "mutual": mutual, "groups": groups});
-            client.post("/v1/hosts", body).await
+            secrets.settle(client.post("/v1/hosts", body).await)
         }
         HostCommand::List => client.get("/v1/hosts").await,
         HostCommand::Remove { iqn } => {
@@ -120,13 +129,14 @@ async fn host(cli: &Cli, client: &Client, command: &HostCommand) -> Result<Value
     }
 }
 
-async fn discovery(client: &Client, command: &DiscoveryCommand) -> Result<Value, Problem> {
+async fn discovery(cli: &Cli, client: &Client, command: &DiscoveryCommand) -> Result<Value, Problem> {
     match command {
         DiscoveryCommand::Show => client.get("/v1/discovery").await,
-        DiscoveryCommand::Set { chap_user, secret_file, mutual_user, mutual_secret_file } => {
-            let chap = credentials(Some(chap_user), Some(secret_file))?;
-            let mutual = credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
-            client.post("/v1/discovery", json!({"chap": chap, "mutual": mutual})).await
+        DiscoveryCommand::Set { chap_user, secret_file, mutual_user, mutual_secret_file, generate } => {
+            let mut secrets = Secrets::new(*generate, cli.dry_run);
+            let chap = secrets.credentials(Some(chap_user), Some(secret_file))?;
+            let mutual = secrets.credentials(mutual_user.as_deref(), mutual_secret_file.as_deref())?;
+            secrets.settle(client.post("/v1/discovery", json!({"chap": chap, "mutual": mutual})).await)
         }
         DiscoveryCommand::Clear => client.post("/v1/discovery", json!({})).await,
     }
@@ -145,21 +155,6 @@ async fn portal(cli: &Cli, client: &Client, command: &PortalCommand) -> Result<V
             client.post(&order(address, "redirect"), json!({"to": to, "permanent": permanent})).await
         }
     }
-}
-
-fn credentials(user: Option<&str>, file: Option<&Path>) -> Result<Option<Value>, Problem> {
-    let (Some(user), Some(file)) = (user, file) else { return Ok(None) };
-    let secret = std::fs::read_to_string(file).map_err(|error| {
-        let detail = format!("secret file {} cannot be read: {error}", file.display());
-        Problem::new(
-            ProblemKind::Usage,
-            "E-CLIENT-SECRET",
-            detail,
-            "name a readable file that holds only the secret",
-        )
-    })?;
-    let secret = secret.trim_end_matches(['\n', '\r']);
-    Ok(Some(json!({"user": user, "secret": secret})))
 }
 
 async fn mirror(cli: &Cli, client: &Client, command: &MirrorCommand) -> Result<Value, Problem> {

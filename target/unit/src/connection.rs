@@ -56,6 +56,14 @@ enum Received {
     Blocked,
 }
 
+/// Who stays behind at a portal that is drained.
+const DRAINED: CloseReason = CloseReason::Local("the portal is drained");
+
+/// Why nothing more can be received.
+fn end_of_stream(ended: std::io::Result<usize>) -> CloseReason {
+    ended.map_or_else(|error| CloseReason::Broken(error.kind()), |_| CloseReason::HostClosed)
+}
+
 /// A running timer and when it fires.
 type Timer = (Instant, Pin<Box<dyn Future<Output = ()>>>);
 
@@ -132,7 +140,7 @@ impl HostConnection {
                 self.closed.set(Some(reason));
             }
         }
-        self.closed.get().unwrap_or(CloseReason::Local)
+        self.closed.get().unwrap_or(CloseReason::Lost)
     }
 
     /// Has the storage processor decide about a login that passed every check.
@@ -174,10 +182,18 @@ impl HostConnection {
                 let time2retain = core.parameters().time2retain;
                 let cid = self.cid.get().unwrap_or_default();
                 core.async_message_on(*id, AsyncMessage::ConnectionDrop { cid, time2wait, time2retain });
-                core.close_connection(*id, self.processor.now());
+                core.close_connection(*id, DRAINED, self.processor.now());
             }
-            (None, Some(handshake)) => handshake.close(),
+            (None, Some(handshake)) => handshake.close(DRAINED),
             (None, None) => {}
+        }
+        self.wake();
+    }
+
+    /// Ends it, if it is still logging in.
+    pub(crate) fn close_login(&self, reason: CloseReason) {
+        if let Some(handshake) = &mut *self.handshake.borrow_mut() {
+            handshake.close(reason);
         }
         self.wake();
     }
@@ -209,7 +225,7 @@ impl HostConnection {
             let progress = received.is_ready();
             match received {
                 Poll::Ready(Ok(n)) if n > 0 => handshake.received(self.processor.now(), &directory),
-                Poll::Ready(_) => handshake.close(),
+                Poll::Ready(ended) => handshake.close(end_of_stream(ended)),
                 Poll::Pending => {}
             }
             handshake.transmit(|bytes| outbox.push_bytes(bytes));
@@ -223,8 +239,8 @@ impl HostConnection {
                     _ => {}
                 }
             }
-            if let Poll::Ready(Err(_)) = outbox.poll_send(cx, &self.stream) {
-                handshake.close();
+            if let Poll::Ready(Err(error)) = outbox.poll_send(cx, &self.stream) {
+                handshake.close(CloseReason::Broken(error.kind()));
                 continue;
             }
             if self.tick(cx, timer, handshake.next_timeout()) {
@@ -243,7 +259,7 @@ impl HostConnection {
         timer: &mut Option<Timer>,
     ) -> Poll<CloseReason> {
         *self.waker.borrow_mut() = Some(cx.waker().clone());
-        let Some((session, id)) = self.session.get() else { return Poll::Ready(CloseReason::Local) };
+        let Some((session, id)) = self.session.get() else { return Poll::Ready(CloseReason::Lost) };
         let id = *id;
         loop {
             let received = self.receive(session, id, cx, outbox);
@@ -261,7 +277,11 @@ impl HostConnection {
             let sent = outbox.poll_send(cx, &self.stream);
             let closing = session.core().borrow().reason(id);
             match (sent, closing) {
-                (Poll::Ready(Err(_)), _) => return Poll::Ready(closing.unwrap_or(CloseReason::Lost)),
+                (Poll::Ready(Err(error)), _) => {
+                    let reason = closing.unwrap_or(CloseReason::Broken(error.kind()));
+                    session.core().borrow_mut().close_connection(id, reason, self.processor.now());
+                    return Poll::Ready(reason);
+                }
                 (Poll::Ready(Ok(())), Some(reason)) => return Poll::Ready(reason),
                 _ => {}
             }
@@ -317,8 +337,8 @@ impl HostConnection {
                         return Received::MaybeMore;
                     }
                 }
-                Poll::Ready(_) => {
-                    core.lose(id, self.processor.now());
+                Poll::Ready(ended) => {
+                    core.close_connection(id, end_of_stream(ended), self.processor.now());
                     return Received::All;
                 }
             }

@@ -13,6 +13,7 @@ use twinlun_api::{Problem, ProblemKind};
 use twinlun_array::{ArrayError, LuInfo, LuSpec, LuState, Raid};
 use twinlun_block::{BlockSize, MetaStore};
 use twinlun_iscsi::names::IscsiName;
+use twinlun_iscsi::target::CloseReason;
 use twinlun_mirror::{CreateMirror, ErrorKind, MirrorError, WritePolicy};
 use uuid::Uuid;
 
@@ -286,7 +287,7 @@ impl Processor {
             return plan(format!("end session {tsih} of {}", session.subject.initiator));
         }
         if let Some(host) = session.host() {
-            host.close();
+            host.close(CloseReason::Local("by order"));
         }
         value(json!({ "tsih": tsih }))
     }

@@ -243,18 +243,16 @@ impl Processor {
 
     async fn admit_session(self: &Rc<Self>, connection: &Rc<HostConnection>, request: SessionRequest) {
         let subject = request.subject;
-        if subject.session_type == SessionType::Normal {
-            let key = SessionKey::of(&subject);
-            loop {
-                let twin = self.sessions.borrow().twin(&key).map(Session::host);
-                let Some(twin) = twin else { break };
-                if let Some(twin) = twin {
-                    // RFC 7143, 6.3.5: the old session's tasks have ended before the new one begins.
-                    twin.close();
-                    twin.wait_over().await;
-                }
-                self.shard.yield_now().await;
+        let key = SessionKey::of(&subject, connection.stream().local_address());
+        loop {
+            let twin = self.sessions.borrow().twin(&key).map(Session::host);
+            let Some(twin) = twin else { break };
+            if let Some(twin) = twin {
+                // RFC 7143, 6.3.5: the old session's tasks have ended before the new one begins.
+                twin.close(CloseReason::Reinstated);
+                twin.wait_over().await;
             }
+            self.shard.yield_now().await;
         }
         let Some(handshake) = connection.take_handshake() else { return };
         if !self.is_served_at(connection) {
@@ -279,7 +277,7 @@ impl Processor {
         let session = HostSession::new(self.clone(), nexus, core);
         let (alias, user, host) =
             (request.initiator_alias, request.authenticated_as, Rc::downgrade(&session));
-        self.sessions.borrow_mut().insert(tsih, Session { subject, nexus, alias, user, host });
+        self.sessions.borrow_mut().insert(tsih, Session { key, subject, nexus, alias, user, host });
         connection.admit(session, id, request.cid);
         tracing::info!(%initiator, host = %connection.stream().peer_address(), tsih, ?kind, "session opened");
         self.events.note("session", &tsih.to_string(), &format!("opened by {initiator}"));

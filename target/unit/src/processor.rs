@@ -14,7 +14,7 @@ use twinlun_array::{Array, ArrayOptions, Lu, LuInfo, Vault};
 use twinlun_block::{BlockError, BlockResult, MetaError, MetaStore};
 use twinlun_io::Shard;
 use twinlun_iscsi::names::IscsiName;
-use twinlun_iscsi::target::AsyncMessage;
+use twinlun_iscsi::target::{AsyncMessage, CloseReason};
 use twinlun_mirror::link::{Limits as LinkLimits, LinkConfig, LinkKey, PeerConfig, Timing};
 use twinlun_mirror::{LuHandle, LuSource, MirrorService, UnitIdentity};
 use twinlun_scsi::{
@@ -209,7 +209,7 @@ impl Processor {
         for session in &sessions {
             // RFC 7143, 11.9.1 event 3: hosts with another path take it at once.
             session.tell(AsyncMessage::SessionDrop { time2wait: TIME2WAIT });
-            session.close();
+            session.close(CloseReason::Local("shutting down"));
         }
         let ended = async {
             for session in &sessions {

@@ -147,8 +147,8 @@ impl HostSession {
     }
 
     /// Asks the session to end.
-    pub(crate) fn close(self: &Rc<Self>) {
-        self.core.borrow_mut().close();
+    pub(crate) fn close(self: &Rc<Self>, reason: CloseReason) {
+        self.core.borrow_mut().close(reason);
         self.wake();
         self.changed.notify_waiters();
     }

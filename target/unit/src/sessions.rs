@@ -1,6 +1,8 @@
 //! Who is logged in. One session per initiator port, target and portal group: a second login ends the first (RFC 7143, 6.3.5).
+//! Discovery sessions that name no target have neither: one per initiator port and address (7.4.2.1).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 
 use twinlun_iscsi::names::{IscsiName, Isid};
@@ -15,24 +17,33 @@ use crate::session::HostSession;
 pub(crate) struct SessionKey {
     initiator: IscsiName,
     isid: Isid,
-    target: Option<IscsiName>,
-    portal_group: u16,
+    place: Place,
+}
+
+/// What the initiator port has its session with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// A target, by a portal group.
+    Target(IscsiName, u16),
+    /// No target, by an address.
+    Address(SocketAddr),
 }
 
 impl SessionKey {
-    pub(crate) fn of(subject: &LoginSubject) -> Self {
-        Self {
-            initiator: subject.initiator.clone(),
-            isid: subject.isid,
-            target: subject.target.clone(),
-            portal_group: subject.portal_group,
-        }
+    /// `local` is the address that the host has connected to.
+    pub(crate) fn of(subject: &LoginSubject, local: SocketAddr) -> Self {
+        let place = match &subject.target {
+            Some(target) => Place::Target(target.clone(), subject.portal_group),
+            None => Place::Address(local),
+        };
+        Self { initiator: subject.initiator.clone(), isid: subject.isid, place }
     }
 }
 
 /// One session.
 #[derive(Clone)]
 pub(crate) struct Session {
+    pub(crate) key: SessionKey,
     pub(crate) subject: LoginSubject,
     /// None for discovery.
     pub(crate) nexus: Option<NexusId>,
@@ -80,9 +91,7 @@ impl Sessions {
     }
 
     pub(crate) fn insert(&mut self, tsih: Tsih, session: Session) {
-        if session.subject.session_type == SessionType::Normal {
-            self.by_key.insert(SessionKey::of(&session.subject), tsih);
-        }
+        self.by_key.insert(session.key.clone(), tsih);
         if let Some(nexus) = session.nexus {
             self.by_nexus.insert(nexus, tsih);
         }
@@ -91,9 +100,8 @@ impl Sessions {
 
     pub(crate) fn remove(&mut self, tsih: Tsih) {
         let Some(session) = self.by_handle.remove(&tsih) else { return };
-        let key = SessionKey::of(&session.subject);
-        if self.by_key.get(&key) == Some(&tsih) {
-            self.by_key.remove(&key);
+        if self.by_key.get(&session.key) == Some(&tsih) {
+            self.by_key.remove(&session.key);
         }
         if let Some(nexus) = session.nexus {
             self.by_nexus.remove(&nexus);
@@ -121,9 +129,12 @@ impl Sessions {
     pub(crate) fn joinable(&self, subject: &LoginSubject, tsih: Tsih) -> Option<Rc<HostSession>> {
         let normal = |subject: &LoginSubject| subject.session_type == SessionType::Normal;
         let session = self.by_handle.get(&tsih)?;
+        // The address plays no part: normal sessions name a target.
         let same = normal(subject)
             && normal(&session.subject)
-            && SessionKey::of(subject) == SessionKey::of(&session.subject);
+            && (&subject.initiator, subject.isid) == (&session.subject.initiator, session.subject.isid)
+            && (&subject.target, subject.portal_group)
+                == (&session.subject.target, session.subject.portal_group);
         session.host().filter(|host| same && !host.core().borrow().is_over())
     }
 

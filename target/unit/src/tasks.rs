@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use twinlun_iscsi::target::{TaskFunction, TaskManagement, TaskManagementResponse as Response};
+use twinlun_iscsi::target::{CloseReason, TaskFunction, TaskManagement, TaskManagementResponse as Response};
 use twinlun_scsi::{Abort, ManagementResponse, Task, TaskManagement as Function, lun};
 
 use crate::processor::Processor;
@@ -20,10 +20,19 @@ impl Processor {
         let (response, information) = response(managed.response, &request);
         session.answer_management(request.tag, response, information);
         if request.function == TaskFunction::TargetColdReset && response == Response::Complete {
-            // The target comes back as after power on: all sessions end (RFC 7143, 11.5.1).
-            let sessions = self.sessions.borrow().hosts();
-            for session in sessions {
-                session.close();
+            self.end_all_connections(CloseReason::Local("TARGET COLD RESET"));
+        }
+    }
+
+    /// The target comes back as after power on: all sessions end, and logins as well (RFC 7143, 11.5.1).
+    fn end_all_connections(&self, reason: CloseReason) {
+        let sessions = self.sessions.borrow().hosts();
+        for session in sessions {
+            session.close(reason);
+        }
+        for portal in &*self.portals.borrow() {
+            for connection in portal.connections() {
+                connection.close_login(reason);
             }
         }
     }

@@ -172,7 +172,13 @@ pub enum CloseReason {
     /// A bound of this connection was reached.
     #[error("limit reached: {0}")]
     Limit(&'static str),
+    /// The initiator closed the stream without a logout.
+    #[error("closed by the host without a logout")]
+    HostClosed,
     /// The stream broke.
+    #[error("connection broke: {0}")]
+    Broken(std::io::ErrorKind),
+    /// The stream is gone, and nobody knows why.
     #[error("connection lost")]
     Lost,
     /// The initiator has logged in anew with this connection's identifier.
@@ -181,9 +187,9 @@ pub enum CloseReason {
     /// Nobody came back for the session in time.
     #[error("connection lost and not recovered in time")]
     NotRecovered,
-    /// The storage processor wanted it.
-    #[error("closed by the storage processor")]
-    Local,
+    /// The storage processor wanted it, for this reason.
+    #[error("closed by the storage processor: {0}")]
+    Local(&'static str),
 }
 
 /// What goes back for a command.

@@ -139,9 +139,9 @@ impl Handshake {
         if let Phase::Closed(reason) = self.phase { Some(reason) } else { None }
     }
 
-    /// Closes from this side.
-    pub fn close(&mut self) {
-        self.fail(CloseReason::Local);
+    /// Ends it: nobody wants it any more, or the stream is gone.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.fail(reason);
     }
 
     /// Answers [`Event::SessionReady`]: no session.
@@ -162,7 +162,7 @@ impl Handshake {
                 deframer: Deframer::new(0),
                 out: Encoder::new(),
                 events: VecDeque::new(),
-                phase: Phase::Closed(CloseReason::Local),
+                phase: Phase::Closed(CloseReason::Lost),
                 stat_sn: self.stat_sn,
                 cmd_sn: None,
                 now: self.now,

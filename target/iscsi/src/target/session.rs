@@ -325,16 +325,11 @@ impl Session {
         self.connections[id].closing
     }
 
-    /// Ends one connection from this side; what its session has left goes on, as far as error recovery allows.
-    pub fn close_connection(&mut self, id: ConnectionId, now: Duration) {
+    /// Ends one connection: nobody wants it any more, or its stream is gone. What its session has left goes on, as far as error
+    /// recovery allows. [`Session::release`] follows.
+    pub fn close_connection(&mut self, id: ConnectionId, reason: CloseReason, now: Duration) {
         self.now = self.now.max(now);
-        self.fail(id, CloseReason::Local);
-    }
-
-    /// The stream broke, or the initiator has closed it. [`Session::release`] follows.
-    pub fn lose(&mut self, id: ConnectionId, now: Duration) {
-        self.now = self.now.max(now);
-        self.fail(id, CloseReason::Lost);
+        self.fail(id, reason);
     }
 
     /// The stream is closed, for whatever reason: the identifier may be used again.
@@ -366,9 +361,9 @@ impl Session {
         self.connections.open().count()
     }
 
-    /// Ends the session from this side: the next event is `Closed(Local)`.
-    pub fn close(&mut self) {
-        self.end(CloseReason::Local);
+    /// Ends the session from this side: the next event is `Closed` with this reason.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.end(reason);
     }
 
     /// Ends the session. Events that nobody has seen yet are void, but for the last.

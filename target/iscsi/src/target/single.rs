@@ -132,10 +132,10 @@ impl SingleConnection {
     }
 
     /// Closes from this side.
-    pub fn close(&mut self) {
+    pub fn close(&mut self, reason: CloseReason) {
         match &mut self.state {
-            State::Handshake(handshake) => handshake.close(),
-            State::Session(session) => session.0.close(),
+            State::Handshake(handshake) => handshake.close(reason),
+            State::Session(session) => session.0.close(reason),
         }
     }
 

@@ -8,7 +8,7 @@ use twinlun_api as api;
 use twinlun_api::Problem;
 use twinlun_io::Stream;
 use twinlun_iscsi::chap::MIN_SECRET;
-use twinlun_iscsi::target::SessionType;
+use twinlun_iscsi::target::{CloseReason, SessionType};
 
 use super::{host_name, not_found, plan, refused, usage, value};
 use crate::admin::Answer;
@@ -75,7 +75,7 @@ impl Processor {
         let sessions = self.sessions.borrow();
         for (_, session) in sessions.iter().filter(|(_, s)| s.subject.initiator.as_str() == initiator) {
             if let Some(host) = session.host() {
-                host.close();
+                host.close(CloseReason::Local("the host was removed"));
             }
         }
     }

@@ -1,7 +1,10 @@
 //! A storage processor in the simulated world, hosts that log in, and orders of administrators.
 
 mod isns;
+mod multi;
 mod portals;
+mod recovery;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -60,7 +63,12 @@ struct Lab {
 
 /// Runs a test against a unit with this configuration and a LU `db` that nobody sees yet.
 fn with_unit(config: Config, test: impl AsyncFnOnce(&World, &Lab)) {
-    let world = World::new(11, WorldOptions::default());
+    with_unit_of(11, config, test);
+}
+
+/// The same in another world.
+fn with_unit_of(seed: u64, config: Config, test: impl AsyncFnOnce(&World, &Lab)) {
+    let world = World::new(seed, WorldOptions::default());
     let done = world.run(async {
         let shard = world.process("east", UNIT_IP.into()).shard();
         let hosts = world.process("hosts", [10, 0, 1, 1].into());

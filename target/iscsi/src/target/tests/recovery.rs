@@ -155,6 +155,25 @@ fn lost_data_is_asked_for_again_and_nothing_else() {
     assert_eq!(host.command().data_out, payload(&bytes));
 }
 
+/// Section 13.19: only the last R2T could be asked for again.
+#[test]
+fn sequences_in_order_are_asked_for_one_by_one() {
+    let keys = KEYS.replace("DataSequenceInOrder=No", "DataSequenceInOrder=Yes");
+    let mut host = Host::logged_in(&keys, |_| {});
+    let bytes = pattern(4096);
+    let write = host.write(1, 4096, &[], true);
+    host.send(write);
+    for offset in [0, 1024, 2048, 3072] {
+        let Response::R2t(r2t) = host.receive_one() else { panic!("one R2T, and no other") };
+        assert_eq!((r2t.buffer_offset, r2t.desired_len), (offset, 1024));
+        let part = &bytes[offset as usize..][..512];
+        host.send(data_out(1, r2t.transfer_tag, 0, offset, part, false));
+        let part = &bytes[offset as usize + 512..][..512];
+        host.send(data_out(1, r2t.transfer_tag, 1, offset + 512, part, true));
+    }
+    assert_eq!(host.command().data_out, payload(&bytes));
+}
+
 #[test]
 fn what_stalls_is_asked_for_again_under_a_new_tag() {
     let mut host = Host::logged_in(KEYS, |config| config.timers.sequence = Duration::from_secs(5));

@@ -354,11 +354,11 @@ fn closing_from_this_side_voids_what_was_not_seen() {
     let mut host = Host::logged_in("", |_| {});
     let cmd_sn = host.number();
     host.send(scsi(1, cmd_sn));
-    host.connection.close();
-    assert!(matches!(host.event(), Some(Event::Closed(CloseReason::Local))));
+    host.connection.close(CloseReason::Local("a test"));
+    assert!(matches!(host.event(), Some(Event::Closed(CloseReason::Local("a test")))));
     assert!(host.event().is_none() && host.connection.is_closing());
     host.connection.respond(1, ScsiResponse::data(Payload::new()));
-    host.connection.close();
+    host.connection.close(CloseReason::Lost);
     assert!(host.event().is_none() && host.receive().is_empty());
     assert_eq!(host.connection.next_timeout(), None);
 }
