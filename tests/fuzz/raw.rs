@@ -12,8 +12,8 @@ use twinlun_iscsi::pdu::{
     BHS_LEN, Bhs, Cid, LoginRequest, Lun, RawPdu, Serial32, Stage, TaskTag, Tsih as WireTsih,
 };
 use twinlun_iscsi::target::{
-    Access, ConnectionConfig, Directory, Event, LoginSubject, ScsiResponse, SingleConnection, TargetRecord,
-    TaskManagementResponse, Tsih,
+    Access, CloseReason, ConnectionConfig, Directory, Event, LoginSubject, ScsiResponse, SingleConnection,
+    TargetRecord, TaskManagementResponse, Tsih,
 };
 use twinlun_iscsi::{Encoder, text};
 
@@ -154,7 +154,7 @@ fn session(input: &[u8], probe: &mut Probe) {
         connection.on_timeout(now + Duration::from_secs(3600));
         drain(&mut connection, now, probe);
     }
-    connection.close();
+    connection.close(CloseReason::HostClosed);
     drain(&mut connection, now, probe);
     assert!(
         connection.is_closing() && connection.outstanding() == 0,
