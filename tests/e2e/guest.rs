@@ -39,12 +39,18 @@ enum Scene {
     FileSystem(Fault, &'static str),
     /// Linux's own tools ask a LU about itself.
     Tools,
+    /// A command that changes a whole mirrored LU, or a copy onto it, by the tool that sends it.
+    Medium(&'static str, &'static str),
     /// Two paths, each cut once.
     Multipath,
 }
 
-const CASES: [(&str, Scene); 5] = [
+const CASES: [(&str, Scene); 9] = [
     ("guest_tools", Scene::Tools),
+    ("guest_sanitize", Scene::Medium("sanitize", "sg_sanitize")),
+    ("guest_format", Scene::Medium("format", "sg_format")),
+    ("guest_xcopy", Scene::Medium("xcopy", "sg_xcopy")),
+    ("guest_odx", Scene::Medium("odx", "sg_raw")),
     ("guest_multipath", Scene::Multipath),
     ("guest_ext4_link_cut", Scene::FileSystem(Fault::LinkCut, "ext4")),
     ("guest_xfs_secondary_killed", Scene::FileSystem(Fault::SecondaryKilled, "xfs")),
@@ -53,12 +59,14 @@ const CASES: [(&str, Scene); 5] = [
 
 impl Scene {
     /// Programs it needs, which the guest finds in this machine's own root.
-    const fn programs(self) -> &'static [&'static str] {
-        match self {
+    fn programs(self) -> Vec<&'static str> {
+        let programs: &[&str] = match self {
             Self::FileSystem(..) => &["fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"],
             Self::Tools => &["lsblk", "lsscsi", "sg_inq", "sg_xcopy", "sg_get_lba_status", "scsi_mandat"],
+            Self::Medium(_, tool) => return vec![tool],
             Self::Multipath => &["fio", "multipathd", "multipath"],
-        }
+        };
+        programs.to_vec()
     }
 }
 
@@ -74,7 +82,8 @@ async fn outside(name: &'static str, scene: Scene, folder: PathBuf) -> Outcome {
     if !is_root() {
         return Ok(Verdict::Skipped("needs root for a network namespace".into()));
     }
-    let programs = [&["linux.uml", "cc", "ip", "iscsid", "iscsiadm"], scene.programs()].concat();
+    let mut programs = vec!["linux.uml", "cc", "ip", "iscsid", "iscsiadm"];
+    programs.extend(scene.programs());
     if let Some(reason) = missing(&programs) {
         return Ok(Verdict::Skipped(reason));
     }
@@ -122,6 +131,7 @@ pub(crate) fn inside(name: &str, folder: &Path) -> ExitCode {
         match scene {
             Scene::FileSystem(fault, filesystem) => file_system(*fault, filesystem, folder).await,
             Scene::Tools => persona::tools(folder).await,
+            Scene::Medium(order, _) => persona::medium(order, folder).await,
             Scene::Multipath => persona::multipath(folder).await,
         }
     };

@@ -8,12 +8,15 @@ use serde_json::json;
 use twinlun::stage::{StageArray, UnitConfig};
 
 use crate::guest::Guest;
-use crate::pair::{LU, bind, disk_size};
+use crate::pair::{LU, Pair, bind, disk_size};
 use crate::process::run;
 use crate::runner::Failure;
 
 const SIZE: u64 = 256 << 20;
 const BLOCK: u64 = 512;
+/// The mirrored LU that is changed as a whole, and the one beside it.
+const MEDIUM: u64 = 48 << 20;
+const PLAIN: u64 = 16 << 20;
 const SHORT: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(300);
 /// Addresses of the guest's two paths; the first is the network's own.
@@ -28,6 +31,19 @@ pub(crate) async fn tools(folder: &Path) -> Result<(), Failure> {
     guest.finish().await?;
     unit.stop().await?;
     Ok(())
+}
+
+/// A mirrored LU is sanitized, formatted or copied onto by Linux's own tools; both images hold the same afterwards.
+pub(crate) async fn medium(order: &str, folder: &Path) -> Result<(), Failure> {
+    let portal = SocketAddr::from((PORTALS[0], 3260));
+    let pair = Pair::build(folder, MEDIUM, Some(portal)).await?;
+    let client = pair.east.client();
+    client.post("/v1/lus", json!({"name": "plain", "size": PLAIN, "raid": "1", "thin": true})).await?;
+    client.post("/v1/lus/plain/map", json!({"host": "any", "lun": 1})).await?;
+    let guest = Guest::boot(folder, include_str!("guest/medium.sh"), &[("order", order)])?;
+    guest.finish().await?;
+    pair.wait_in_step(SHORT).await?;
+    pair.stop_and_compare().await
 }
 
 /// Each path is cut and restored while the guest writes and verifies: multipath notices, goes on, and takes the path back.

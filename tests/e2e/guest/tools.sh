@@ -72,7 +72,7 @@ expect "Supported log pages" sg_logs /dev/sg0
 expect "0x0c +Logical block provisioning" sg_logs /dev/sg0
 
 say "commands"
-for name in "Report supported operation codes" "Persistent reserve out, preempt and abort" "Compare and write" "Write same\(16\)" "Unmap" "Get LBA status\(16\)" "Synchronize cache\(16\)"; do
+for name in "Report supported operation codes" "Persistent reserve out, preempt and abort" "Compare and write" "Write same\(16\)" "Unmap" "Get LBA status\(16\)" "Synchronize cache\(16\)" "Format [Uu]nit" "Write buffer" "Read buffer"; do
     expect "$name" sg_opcodes /dev/sg0
 done
 expect "Command is supported \[conforming to SCSI standard\]" sg_opcodes --opcode=0x42 /dev/sg0
@@ -121,6 +121,15 @@ expect "done" sh -c "sg_xcopy if=/dev/sg0 of=/dev/sg0 bs=512 skip=16384 seek=327
 [ "$(block 32768)" = "$(head -c 512 /tmp/B | sha256sum)" ] || { say "FAILED: a copy begins with something else"; failures=$((failures + 1)); }
 [ "$(block 32831)" = "$(head -c 512 /tmp/B | sha256sum)" ] || { say "FAILED: a copy ends early"; failures=$((failures + 1)); }
 [ "$(block 32832)" = "$zero" ] || { say "FAILED: a copy goes too far"; failures=$((failures + 1)); }
+
+say "buffers, and what there is not"
+printf 'there and back' > /tmp/echo
+expect "done" sh -c "sg_write_buffer --mode=echo --length=14 --in=/tmp/echo /dev/sg0 && echo done"
+# sg_read_buffer of sg3-utils 1.46 asks for nothing, whatever its --length.
+expect "there and back" sg_raw --request=64 /dev/sg0 3c 0a 00 00 00 00 00 00 40 00
+expect "00 01 00 00" sg_raw --request=4 /dev/sg0 3c 03 00 00 00 00 00 00 04 00
+refused "Illegal request|illegal request" sg_write_buffer --mode=dmc_offs_save --length=14 --in=/tmp/echo /dev/sg0
+refused "[Ii]nvalid opcode|Invalid command operation code|not supported" sg_reassign --address=5 /dev/sg0
 
 # A command that the LUN does not know is refused and harms nothing.
 refused "Invalid command operation code" sg_raw /dev/sg0 c9 00 00 00 00 00 00 00 00 00
