@@ -32,6 +32,8 @@ pub(crate) struct Taste {
     pub(crate) mode_bits: &'static [(u8, usize, u8)],
     /// Whether RESERVE does nothing beside the issuer's own persistent reservation (SPC-4, exceptions to SPC-2 RESERVE and RELEASE).
     pub(crate) reserves_compatibly: bool,
+    /// Whether PREEMPT with a key removes only registrations while a reservation is for all registrants (SPC-4, preempting).
+    pub(crate) keeps_all_registrants: bool,
     /// Whether a reset brings mode pages back to what they were (SAM-5, 6.3.3).
     pub(crate) reset_restores: bool,
     /// Commands that end the target's process, and so are not sent.

@@ -26,6 +26,7 @@ pub(crate) const TASTE: Taste = Taste {
     no_data: false,
     mode_bits: &[(0x08, 2, 0x04)],
     reserves_compatibly: true,
+    keeps_all_registrants: false,
     reset_restores: true,
     deadly: |_| false,
 };

@@ -29,6 +29,8 @@ const CLEAR: u8 = 3;
 const PREEMPT: u8 = 4;
 const PREEMPT_AND_ABORT: u8 = 5;
 const REGISTER_AND_IGNORE: u8 = 6;
+/// The first of the types for all registrants.
+const ALL_REGISTRANTS: u8 = 7;
 
 /// PERSISTENT RESERVE OUT.
 pub(crate) fn persistent_out(g: &mut Generator, nexus: usize) -> ([u8; 16], Data, Odd) {
@@ -38,6 +40,9 @@ pub(crate) fn persistent_out(g: &mut Generator, nexus: usize) -> ([u8; 16], Data
         [RESERVE, RESERVE, RELEASE, PREEMPT, PREEMPT_AND_ABORT, REGISTER, REGISTER_AND_IGNORE, CLEAR]
     };
     let action = if g.rarely(50) { g.pick(&[8, 9, 0x1F]) } else { g.pick(&actions) };
+    // Where that takes the reservation over, the sides would be in different states from here on.
+    let spared = !g.taste.keeps_all_registrants && g.keys.kind >= ALL_REGISTRANTS;
+    let action = if spared && matches!(action, PREEMPT | PREEMPT_AND_ABORT) { RELEASE } else { action };
     let kind = match action {
         RELEASE if !g.rarely(6) => g.keys.kind.max(1),
         _ if g.rarely(24) => g.pick(&[0, 2, 4, 9, 15]),

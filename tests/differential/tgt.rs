@@ -28,6 +28,7 @@ pub(crate) const TASTE: Taste = Taste {
     no_data: false,
     mode_bits: &[(0x08, 2, 0x04), (0x0A, 4, 0x08)],
     reserves_compatibly: false,
+    keeps_all_registrants: true,
     reset_restores: false,
     deadly,
 };
