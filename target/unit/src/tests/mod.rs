@@ -1,5 +1,6 @@
 //! A storage processor in the simulated world, hosts that log in, and orders of administrators.
 
+mod commands;
 mod isns;
 mod multi;
 mod portals;
