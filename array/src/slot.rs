@@ -171,6 +171,13 @@ impl Slot {
         .await
     }
 
+    /// Passes a hint on.
+    pub(crate) fn prefetch(&self, range: ByteRange, write: bool) {
+        if let Some(disk) = &*self.disk.borrow() {
+            disk.prefetch(range, write);
+        }
+    }
+
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
         let disk = self.disk()?;
         self.count(disk.read(range).await)

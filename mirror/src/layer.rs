@@ -92,6 +92,10 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> BlockLayer for MirroredLu<L, M
         self.layer.geometry()
     }
 
+    fn prefetch(&self, range: ByteRange, write: bool) {
+        self.layer.prefetch(range, write);
+    }
+
     async fn allocation(&self, range: ByteRange, limit: usize) -> Result<Vec<Allocation>, BlockError> {
         self.layer.allocation(range, limit).await
     }

@@ -66,6 +66,13 @@ impl Member {
         self.slot.as_ref().ok_or_else(|| DiskError::NotFound { path: "(replaced disk)".into() })
     }
 
+    /// Passes the hint on to the disk, where the range is in one piece.
+    pub(crate) fn prefetch(&self, range: ByteRange, write: bool) {
+        if let (Some(slot), [one]) = (&self.slot, &extent::translate(&self.extents, range)[..]) {
+            slot.prefetch(*one, write);
+        }
+    }
+
     pub(crate) async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
         let (slot, read) = (self.slot()?, self.read_now(range));
         if self.has_partner { slot.answer(read).await } else { slot.late_answer(read).await }

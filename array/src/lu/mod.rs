@@ -202,6 +202,12 @@ impl BlockLayer for Lu {
         done.map(|()| Payload::new())
     }
 
+    fn prefetch(&self, range: ByteRange, write: bool) {
+        if self.core.geometry.whole().contains(range) {
+            self.core.prefetch(range, write);
+        }
+    }
+
     async fn allocation(&self, range: ByteRange, limit: usize) -> Result<Vec<Allocation>, BlockError> {
         self.core.allocation(range, limit).await
     }
@@ -212,6 +218,13 @@ impl LuCore {
     fn copies(&self, column: usize) -> Vec<Rc<Member>> {
         let start = column * self.stripe.copies;
         self.members.borrow()[start..start + self.stripe.copies].to_vec()
+    }
+
+    /// Passes the hint on where it costs nearly nothing: to a LU on one disk.
+    fn prefetch(&self, range: ByteRange, write: bool) {
+        if let [only] = &self.members.borrow()[..] {
+            only.prefetch(range, write);
+        }
     }
 
     pub(crate) fn member_list(&self) -> Vec<Rc<Member>> {

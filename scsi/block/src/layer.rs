@@ -180,6 +180,11 @@ pub trait BlockLayer: 'static {
     /// Carries out one request.
     fn execute(&self, request: BlockRequest) -> impl Future<Output = BlockResult>;
 
+    /// A hint: the range is read, or written, in a moment. Whoever has it in memory brings it nearer to the processor meanwhile.
+    fn prefetch(&self, range: ByteRange, write: bool) {
+        let _ = (range, write);
+    }
+
     /// For which parts of the range storage is taken: runs in order from its start, `limit` of them at most, which may end before it does.
     fn allocation(
         &self,

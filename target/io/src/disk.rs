@@ -116,6 +116,14 @@ impl Disk {
         }
     }
 
+    /// A hint: the range is read, or written, in a moment. Costs little and promises nothing.
+    pub fn prefetch(&self, range: ByteRange, write: bool) {
+        match &self.inner.backend {
+            Backend::Real(disk) => disk.prefetch(range, write),
+            Backend::Sim(_) => {}
+        }
+    }
+
     /// Reads the range: as many bytes, or an error.
     pub async fn read(&self, range: ByteRange) -> Result<Payload, DiskError> {
         self.check(range)?;

@@ -8,32 +8,95 @@ use std::sync::{Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use twinlun_block::{ByteRange, Payload};
 
+use super::pages::{PAGE, Pages};
 use crate::DiskError;
 
-/// Memory is taken in pieces of this size when they are first written. Reads hand out the piece itself, so a piece is what is copied
-/// when a write meets a read that has not been sent yet.
-const PIECE: u64 = 4 << 10;
 /// What was never written is read as parts of this many zeros.
 const ZEROS: u64 = 1 << 20;
-
-/// Nothing until it is first written; nothing reads as zeros.
-type Piece = Option<Bytes>;
 
 /// What every disk of this process held when it was closed. An open one has `None` here: a second opener is refused as with files.
 static CLOSED: Mutex<BTreeMap<PathBuf, Option<Contents>>> = Mutex::new(BTreeMap::new());
 
 struct Contents {
     size: u64,
-    /// Empty for a disk that forgets.
-    pieces: Vec<Piece>,
+    /// `None` for a disk that forgets.
+    store: Option<Store>,
 }
 
 pub(crate) struct MemoryDisk {
     path: PathBuf,
     size: u64,
     /// `None` for a disk that forgets.
-    pieces: Option<RefCell<Vec<Piece>>>,
+    store: Option<RefCell<Store>>,
     zeros: Bytes,
+}
+
+/// Where a page's content is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nowhere: it reads as zeros.
+    Nowhere,
+    /// In its place.
+    Page,
+    /// Aside: it was written to while somebody still had what was read from its place, which must not change.
+    Aside,
+}
+
+struct Store {
+    pages: Pages,
+    places: Vec<Place>,
+    /// Hardly ever has any.
+    aside: BTreeMap<usize, Bytes>,
+}
+
+impl Store {
+    fn new(size: u64) -> Option<Self> {
+        let count = usize::try_from(size.div_ceil(PAGE as u64)).ok()?;
+        let mut places = Vec::new();
+        places.try_reserve_exact(count).ok()?;
+        let pages = Pages::new(count).ok()?;
+        places.resize(count, Place::Nowhere);
+        Some(Self { pages, places, aside: BTreeMap::new() })
+    }
+
+    /// The page of the first byte, and the bytes that follow on pages whose content is in the same kind of place.
+    fn run(&self, range: ByteRange) -> (Place, usize) {
+        let (first, last) = (page_of(range.offset()), page_of(range.end() - 1));
+        let place = self.places[first];
+        let same = |page: &Place| *page == place && place != Place::Aside;
+        let more = self.places[first + 1..=last].iter().take_while(|page| same(page)).count();
+        let end = ((first + more + 1) * PAGE) as u64;
+        (place, (end.min(range.end()) - range.offset()) as usize)
+    }
+
+    /// Changes a page.
+    fn change(&mut self, page: usize, how: impl FnOnce(&mut [u8])) {
+        let place = std::mem::replace(&mut self.places[page], Place::Page);
+        if let Some(bytes) = self.pages.page_mut(page) {
+            match place {
+                Place::Page => {}
+                // Zeros, or what was not given back to the system when it became zeros.
+                Place::Nowhere => bytes.fill(0),
+                Place::Aside => {
+                    bytes
+                        .copy_from_slice(&self.aside.remove(&page).expect("its place says that it is aside"));
+                }
+            }
+            return how(bytes);
+        }
+        let mut bytes = match place {
+            Place::Nowhere => BytesMut::zeroed(PAGE),
+            Place::Page => BytesMut::from(&self.pages.lend(page * PAGE, PAGE)[..]),
+            Place::Aside => self.aside.remove(&page).map_or_else(|| BytesMut::zeroed(PAGE), BytesMut::from),
+        };
+        how(&mut bytes);
+        self.places[page] = Place::Aside;
+        self.aside.insert(page, bytes.freeze());
+    }
+}
+
+fn page_of(offset: u64) -> usize {
+    (offset / PAGE as u64) as usize
 }
 
 impl MemoryDisk {
@@ -45,61 +108,70 @@ impl MemoryDisk {
     pub(crate) fn open(path: &Path, size: Option<u64>) -> Result<Self, DiskError> {
         let keeps = path.to_str().is_some_and(|text| text.starts_with("ram:"));
         let mut closed = CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
-        let Contents { size, pieces } = match (closed.get_mut(path), size) {
+        let Contents { size, store } = match (closed.get_mut(path), size) {
             (Some(contents), _) => contents.take().ok_or_else(|| DiskError::Locked { path: path.into() })?,
             (None, None) => return Err(DiskError::NotFound { path: path.into() }),
             (None, Some(size)) => {
-                let count = if keeps { usize::try_from(size.div_ceil(PIECE)).ok() } else { Some(0) };
-                let mut pieces = Vec::new();
-                let reserved = count.is_some_and(|count| pieces.try_reserve_exact(count).is_ok());
-                if !reserved {
-                    let reason = "too large for this machine's memory".into();
-                    return Err(DiskError::Open { path: path.into(), reason });
-                }
-                pieces.resize_with(count.unwrap_or(0), || None);
+                let store = if keeps {
+                    let reason = "too large for this machine's memory";
+                    let vast = || DiskError::Open { path: path.into(), reason: reason.into() };
+                    Some(Store::new(size).ok_or_else(vast)?)
+                } else {
+                    None
+                };
                 closed.insert(path.into(), None);
-                Contents { size, pieces }
+                Contents { size, store }
             }
         };
-        let pieces = keeps.then(|| RefCell::new(pieces));
-        Ok(Self { path: path.into(), size, pieces, zeros: Bytes::from(vec![0; ZEROS as usize]) })
+        let store = store.map(RefCell::new);
+        Ok(Self { path: path.into(), size, store, zeros: Bytes::from(vec![0; ZEROS as usize]) })
     }
 
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
+    /// Has the processor fetch what will be read or written soon.
+    pub(crate) fn prefetch(&self, range: ByteRange, write: bool) {
+        if let Some(store) = &self.store {
+            store.borrow().pages.prefetch(range.offset() as usize, range.len() as usize, write);
+        }
+    }
+
     pub(crate) fn read(&self, range: ByteRange) -> Payload {
         let mut out = Payload::new();
-        let Some(pieces) = &self.pieces else {
+        let Some(store) = &self.store else {
             for part in range.split_at_multiples(ZEROS) {
                 out.push(self.zeros.slice(..part.len() as usize));
             }
             return out;
         };
-        let pieces = pieces.borrow();
-        for part in range.split_at_multiples(PIECE) {
-            let (at, len) = ((part.offset() % PIECE) as usize, part.len() as usize);
-            out.push(match &pieces[(part.offset() / PIECE) as usize] {
-                Some(piece) => piece.slice(at..at + len),
-                None => self.zeros.slice(..len),
+        let store = store.borrow();
+        let mut at = range.offset();
+        while at < range.end() {
+            let (place, len) = store.run(ByteRange::new(at, range.end() - at));
+            let len = if place == Place::Nowhere { len.min(ZEROS as usize) } else { len };
+            let start = at as usize % PAGE;
+            out.push(match place {
+                Place::Page => store.pages.lend(at as usize, len),
+                Place::Aside => store.aside[&page_of(at)].slice(start..start + len),
+                Place::Nowhere => self.zeros.slice(..len),
             });
+            at += len as u64;
         }
         out
     }
 
     pub(crate) fn write(&self, offset: u64, data: &Payload) {
-        let Some(pieces) = &self.pieces else { return };
-        let mut pieces = pieces.borrow_mut();
+        let Some(store) = &self.store else { return };
+        let mut store = store.borrow_mut();
         let mut at = offset;
         for segment in data.segments() {
             let mut segment = &segment[..];
             while !segment.is_empty() {
-                let start = (at % PIECE) as usize;
-                let len = segment.len().min(PIECE as usize - start);
-                change(&mut pieces[(at / PIECE) as usize], |piece| {
-                    piece[start..start + len].copy_from_slice(&segment[..len]);
-                });
+                let start = at as usize % PAGE;
+                let len = segment.len().min(PAGE - start);
+                store.change(page_of(at), |page| page[start..start + len].copy_from_slice(&segment[..len]));
                 segment = &segment[len..];
                 at += len as u64;
             }
@@ -108,41 +180,39 @@ impl MemoryDisk {
 
     /// Whether memory is taken for the first byte, and where within the range that ends.
     pub(crate) fn allocated(&self, range: ByteRange) -> (bool, u64) {
-        let Some(pieces) = &self.pieces else { return (true, range.end()) };
-        let pieces = pieces.borrow();
-        let taken = |at: u64| pieces[(at / PIECE) as usize].is_some();
+        let Some(store) = &self.store else { return (true, range.end()) };
+        let store = store.borrow();
+        let taken = |at: u64| store.places[page_of(at)] != Place::Nowhere;
         let first = taken(range.offset());
-        let mut parts = range.split_at_multiples(PIECE);
+        let mut parts = range.split_at_multiples(PAGE as u64);
         let end = parts.find(|part| taken(part.offset()) != first);
         (first, end.map_or(range.end(), ByteRange::offset))
     }
 
     pub(crate) fn zero(&self, range: ByteRange) {
-        let Some(pieces) = &self.pieces else { return };
-        let mut pieces = pieces.borrow_mut();
-        for part in range.split_at_multiples(PIECE) {
-            let slot = &mut pieces[(part.offset() / PIECE) as usize];
-            if part.len() == PIECE {
-                *slot = None;
-            } else if slot.is_some() {
-                let at = (part.offset() % PIECE) as usize;
-                change(slot, |piece| piece[at..at + part.len() as usize].fill(0));
+        let Some(store) = &self.store else { return };
+        let mut store = store.borrow_mut();
+        for part in range.split_at_multiples(PAGE as u64) {
+            let page = page_of(part.offset());
+            if store.places[page] == Place::Nowhere {
+                continue;
+            }
+            if part.len() == PAGE as u64 {
+                store.places[page] = Place::Nowhere;
+                store.aside.remove(&page);
+                store.pages.discard(page);
+            } else {
+                let at = part.offset() as usize % PAGE;
+                store.change(page, |page| page[at..at + part.len() as usize].fill(0));
             }
         }
     }
 }
 
-/// Changes a piece, or a copy of it when somebody still has what was read: that must not change.
-fn change(slot: &mut Piece, how: impl FnOnce(&mut [u8])) {
-    let mut piece = slot.take().map_or_else(|| BytesMut::zeroed(PIECE as usize), BytesMut::from);
-    how(&mut piece);
-    *slot = Some(piece.freeze());
-}
-
 impl Drop for MemoryDisk {
     fn drop(&mut self) {
-        let pieces = self.pieces.take().map(RefCell::into_inner).unwrap_or_default();
-        let contents = Contents { size: self.size, pieces };
+        let store = self.store.take().map(RefCell::into_inner);
+        let contents = Contents { size: self.size, store };
         let mut closed = CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
         closed.insert(std::mem::take(&mut self.path), Some(contents));
     }

@@ -1,5 +1,6 @@
 //! The engines that run on an operating system.
 
+mod allocator;
 mod buffers;
 mod busy_poll;
 mod file;
@@ -9,6 +10,7 @@ mod memory;
 mod net;
 mod op;
 mod open;
+mod pages;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ pub enum EngineChoice {
 pub fn run_shard<F: Future>(choice: EngineChoice, main: impl FnOnce(Shard) -> F) -> io::Result<F::Output> {
     // Time counts from the first shard of the process, and a clock that is asked first later would start later.
     start_of_time();
+    allocator::keep_buffers();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let jobs = LocalSet::new();
     let engine = choose(choice)?;
@@ -158,6 +161,14 @@ impl RealDisk {
         match self {
             Self::File(disk) => disk.size(),
             Self::Memory(disk) => disk.size(),
+        }
+    }
+
+    /// Brings a range near that is read or written soon. A disk that is no memory has nothing to do for that.
+    pub(crate) fn prefetch(&self, range: ByteRange, write: bool) {
+        match self {
+            Self::File(_) => {}
+            Self::Memory(disk) => disk.prefetch(range, write),
         }
     }
 
