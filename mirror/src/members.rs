@@ -10,7 +10,7 @@ use crate::MirrorError;
 use crate::decide::{Role as MemberRole, SecondarySide};
 use crate::events::Happening;
 use crate::layer::Role;
-use crate::link::{DataStatus, Handler, Request, Response};
+use crate::link::{DataRequest, DataStatus, Handler, Request, Response};
 use crate::protocol::{Answer, Ask};
 use crate::record::{LocalRecord, LuRecord, MirrorRecord, SecondaryRecord, local_key, record_key};
 use crate::registry::{Inner, Member, lu_records};
@@ -32,6 +32,13 @@ impl<L, M: MetaStore> ServiceHandler<L, M> {
 impl<L: BlockLayer + Clone, M: MetaStore + Clone> Handler for ServiceHandler<L, M> {
     fn session_opened(&self, peer: &Rc<str>, session: u64) {
         tracing::debug!(%peer, session, "a peer's session begins");
+    }
+
+    fn announce(&self, peer: &Rc<str>, request: &DataRequest) {
+        let Some(service) = self.service.upgrade() else { return };
+        if let Some(secondary) = service.secondary_of(Uuid::from_bytes(request.image), peer) {
+            secondary.announce(request);
+        }
     }
 
     fn handle(&self, peer: &Rc<str>, session: u64, request: Request) -> LocalBoxFuture<'static, Response> {

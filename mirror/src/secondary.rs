@@ -160,6 +160,14 @@ impl<L: BlockLayer + Clone, M: MetaStore + Clone> Secondary<L, M> {
         self.signal.until(|| (self.executing.get() == 0).then_some(())).await;
     }
 
+    /// A hint: this is carried out in a moment.
+    pub(crate) fn announce(&self, request: &DataRequest) {
+        let write = matches!(request.op, DataOp::Write { .. } | DataOp::WriteAtomic { .. });
+        if let Some(layer) = self.layers.get(usize::from(request.lu)).filter(|_| write) {
+            layer.prefetch(request.range, true);
+        }
+    }
+
     /// Carries out work on the image.
     pub(crate) async fn execute(&self, session: u64, request: DataRequest) -> Response {
         let refuse = |status| Response::Data(status, Payload::new());

@@ -1,6 +1,7 @@
 //! A connection after its handshake: receiving, sending, heartbeats. Both ends of a session drive one.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -24,8 +25,25 @@ const ROUNDS: usize = 8;
 /// keeps to its window never sees this.
 const BACKLOG: usize = 2 * MAX_DATA;
 
-/// Takes a frame that was received.
-pub(super) type OnFrame<'a> = dyn FnMut(&mut Context<'_>, Frame) -> Result<(), WireError> + 'a;
+/// Frames that are announced before the first of them is carried out: as long as it takes to fetch from memory what they concern.
+const AHEAD: usize = 4;
+
+/// Takes frames that were received.
+pub(super) trait Receiver {
+    /// A hint: this frame comes in a moment.
+    fn announce(&mut self, frame: &Frame) {
+        let _ = frame;
+    }
+
+    /// A frame, in the order of their sending.
+    fn frame(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), WireError>;
+}
+
+impl<F: FnMut(&mut Context<'_>, Frame) -> Result<(), WireError>> Receiver for F {
+    fn frame(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), WireError> {
+        self(cx, frame)
+    }
+}
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -117,6 +135,8 @@ pub(super) struct Connection {
     stream: Stream,
     timing: Timing,
     decoder: Decoder,
+    /// Frames that were announced and not handed on.
+    ahead: VecDeque<Frame>,
     /// Whether bytes from the handshake's last receive still have to be looked at.
     early: bool,
     pub(super) transmit: Rc<Transmit>,
@@ -140,6 +160,7 @@ impl Connection {
             timing,
             early: !early.is_empty(),
             decoder: Decoder::new(keys.receive_tag, early),
+            ahead: VecDeque::with_capacity(AHEAD + 1),
             transmit: Rc::new(Transmit::new(keys.send_tag)),
             heard: now,
             heartbeat: now,
@@ -152,12 +173,12 @@ impl Connection {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        on_frame: &mut OnFrame<'_>,
+        receiver: &mut dyn Receiver,
         work: &mut dyn FnMut(&mut Context<'_>),
     ) -> Poll<End> {
         // What is queued from here on is sent below and needs to wake nobody.
         self.transmit.driver.borrow_mut().take();
-        if let Err(end) = self.receive(cx, on_frame) {
+        if let Err(end) = self.receive(cx, receiver) {
             return Poll::Ready(end);
         }
         work(cx);
@@ -171,9 +192,9 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>, on_frame: &mut OnFrame<'_>) -> Result<(), End> {
+    fn receive(&mut self, cx: &mut Context<'_>, receiver: &mut dyn Receiver) -> Result<(), End> {
         if std::mem::take(&mut self.early) {
-            self.frames(cx, on_frame)?;
+            self.frames(cx, receiver)?;
         }
         for _ in 0..ROUNDS {
             if self.transmit.backlog() > BACKLOG {
@@ -184,7 +205,7 @@ impl Connection {
                 Poll::Ready(Ok(0)) => return Err(End::Closed),
                 Poll::Ready(Ok(_)) => {
                     self.heard = self.shard.now();
-                    self.frames(cx, on_frame)?;
+                    self.frames(cx, receiver)?;
                 }
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
             }
@@ -193,17 +214,35 @@ impl Connection {
         Ok(())
     }
 
-    fn frames(&mut self, cx: &mut Context<'_>, on_frame: &mut OnFrame<'_>) -> Result<(), End> {
-        while let Some(frame) = self.decoder.next()? {
-            match frame.body {
-                FrameBody::Heartbeat => {}
-                FrameBody::Goodbye(reason) => {
-                    return Err(End::Goodbye(String::from_utf8_lossy(&reason).escape_debug().to_string()));
+    fn frames(&mut self, cx: &mut Context<'_>, receiver: &mut dyn Receiver) -> Result<(), End> {
+        let ended = loop {
+            match self.decoder.next() {
+                Ok(Some(frame)) => {
+                    receiver.announce(&frame);
+                    self.ahead.push_back(frame);
+                    if self.ahead.len() > AHEAD {
+                        self.hand_on(cx, receiver)?;
+                    }
                 }
-                _ => on_frame(cx, frame)?,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
             }
+        };
+        while !self.ahead.is_empty() {
+            self.hand_on(cx, receiver)?;
         }
-        Ok(())
+        Ok(ended?)
+    }
+
+    fn hand_on(&mut self, cx: &mut Context<'_>, receiver: &mut dyn Receiver) -> Result<(), End> {
+        let Some(frame) = self.ahead.pop_front() else { return Ok(()) };
+        match frame.body {
+            FrameBody::Heartbeat => Ok(()),
+            FrameBody::Goodbye(reason) => {
+                Err(End::Goodbye(String::from_utf8_lossy(&reason).escape_debug().to_string()))
+            }
+            _ => Ok(receiver.frame(cx, frame)?),
+        }
     }
 
     /// Sends a heartbeat when one is due, and ends the session when the peer was silent too long (L5).

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use twinlun_io::{Instant, Listener, Stream};
 
 use super::config::Limits;
-use super::connection::{Connection, End, Transmit};
+use super::connection::{Connection, End, Receiver, Transmit};
 use super::establish;
 use super::message::{Request, Response};
 use super::peer::Peer;
@@ -126,7 +126,9 @@ async fn await_turn(
     connection: &mut Connection,
 ) -> Result<(), End> {
     // Nothing may be asked before the session is open.
-    let idle = poll_fn(|cx| connection.poll(cx, &mut |_, _| Err(WireError::OutOfPlace), &mut |_| {}));
+    let idle = poll_fn(|cx| {
+        connection.poll(cx, &mut |_: &mut Polling<'_>, _| Err(WireError::OutOfPlace), &mut |_| {})
+    });
     match first(given_up(context, peer, ticket), first(idle, peer.inner.turn.take(ticket))).await {
         Either::Left(reason) => Err(End::Here(Rc::from(reason))),
         Either::Right(Either::Left(end)) => Err(end),
@@ -172,6 +174,27 @@ struct Serving<'a> {
     bytes: Cell<u32>,
 }
 
+/// What a session being served does with frames.
+struct Requests<'a> {
+    serving: &'a Serving<'a>,
+    transmit: &'a Transmit,
+}
+
+impl Receiver for Requests<'_> {
+    fn announce(&mut self, frame: &Frame) {
+        if let FrameBody::Request(Request::Data(request)) = &frame.body {
+            self.serving.context.handler.announce(self.serving.peer.unit(), request);
+        }
+    }
+
+    fn frame(&mut self, cx: &mut Polling<'_>, frame: Frame) -> Result<(), WireError> {
+        match frame.body {
+            FrameBody::Request(request) => self.serving.start(cx, frame.request, request, self.transmit),
+            _ => Err(WireError::OutOfPlace),
+        }
+    }
+}
+
 impl<'a> Serving<'a> {
     fn new(context: &'a Context, peer: &'a Peer, session: u64) -> Self {
         Self {
@@ -187,11 +210,8 @@ impl<'a> Serving<'a> {
     async fn run(&mut self, connection: &mut Connection, ticket: u64) -> End {
         let transmit = Rc::clone(&connection.transmit);
         let served = poll_fn(|cx| {
-            let mut on_frame = |cx: &mut Polling<'_>, frame: Frame| match frame.body {
-                FrameBody::Request(request) => self.start(cx, frame.request, request, &transmit),
-                _ => Err(WireError::OutOfPlace),
-            };
-            connection.poll(cx, &mut on_frame, &mut |cx| {
+            let mut requests = Requests { serving: self, transmit: &transmit };
+            connection.poll(cx, &mut requests, &mut |cx| {
                 let mut running = self.running.borrow_mut();
                 if running.is_empty() {
                     return;

@@ -54,6 +54,11 @@ pub trait Handler {
     /// A peer's session begins; its requests follow.
     fn session_opened(&self, peer: &Rc<str>, session: u64);
 
+    /// A hint: this request is carried out in a moment, after those that came before it.
+    fn announce(&self, peer: &Rc<str>, request: &DataRequest) {
+        let _ = (peer, request);
+    }
+
     /// Carries out one request. All requests of a session run concurrently; its sender has no two at a time that
     /// depend on each other. The future is polled to its end, even when the session has ended meanwhile.
     fn handle(&self, peer: &Rc<str>, session: u64, request: Request) -> LocalBoxFuture<'static, Response>;
