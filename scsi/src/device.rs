@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use twinlun_block::{BlockResult, Geometry, LbaRange, Payload};
+use twinlun_block::{BlockResult, ByteRange, Geometry, LbaRange, Payload};
 
 use crate::attention::UnitAttention;
 use crate::commands::{self, Attention, Row, Server, Unknown};
@@ -21,6 +21,9 @@ use crate::sense::{Asc, Reply, Sense, SenseKey, Status};
 use crate::tasks::{Abort, Admission, Ended, Refusal, Task, TaskAttribute};
 use crate::wire::Fields;
 use crate::{inquiry, media, report, saved};
+
+/// Bytes that [`TargetDevice::hint`] names at most: of more, the processor finds out by itself.
+pub(crate) const HINT: u64 = 16 << 10;
 
 /// A logical unit of this target device, whatever number it has for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -378,6 +381,21 @@ impl TargetDevice {
                 Admission::Refuse(Reply::check(&sense, unit.mode.current.d_sense))
             }
         }
+    }
+
+    /// A hint for what a command that has come will want: the bytes that a READ or WRITE moves, at most 16 KiB of them, and whether it
+    /// writes. Checks nothing.
+    pub fn hint(&self, nexus: NexusId, lun: [u8; 8], cdb: &[u8]) -> Option<(LuId, ByteRange, bool)> {
+        let (lba, blocks) = match cdb.u8_at(0) {
+            0x28 | 0x2A => (cdb.u32_at(2).into(), cdb.u16_at(7).into()),
+            0x88 | 0x8A => (cdb.u64_at(2), cdb.u32_at(10)),
+            _ => return None,
+        };
+        let id = self.nexuses.get(&nexus)?.resolve(lun)?;
+        let block = self.lus.get(&id)?.geometry.block_size.bytes();
+        let offset = lba.checked_mul(block.into())?;
+        let range = ByteRange::checked(offset, (u64::from(blocks) * u64::from(block)).min(HINT))?;
+        Some((id, range, cdb.u8_at(0) & 0x02 != 0))
     }
 
     /// Takes a task out of its task set when it is answered or was aborted.

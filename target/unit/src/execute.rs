@@ -4,10 +4,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use twinlun_block::BlockResult;
 use twinlun_iscsi::target::{ScsiCommand, ScsiResponse, TASK_ABORTED};
 use twinlun_scsi::{
     Abort, Admission, Command, Io, LbaStatus, LuId, OperationStart, Outcome, Reply, Settle, Status, Task,
@@ -22,6 +23,13 @@ pub(crate) struct Running {
     aborted: Cell<Option<Aborted>>,
 }
 
+/// A command that waits for a request.
+pub(crate) struct UnderWay {
+    task: Task,
+    io: Io,
+    running: Rc<Running>,
+}
+
 /// How an aborted task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aborted {
@@ -33,7 +41,7 @@ enum Aborted {
 
 impl HostSession {
     /// Enters a command into its task set.
-    pub(crate) fn begin(self: &Rc<Self>, command: ScsiCommand, cx: &mut Context<'_>) {
+    pub(crate) fn begin(self: &Rc<Self>, command: ScsiCommand) {
         let Some(nexus) = self.nexus.get() else {
             // Commands exist only in normal sessions, and those have a nexus before they are admitted.
             return self.core.borrow_mut().respond_target_failure(command.tag);
@@ -47,7 +55,7 @@ impl HostSession {
             &command.cdb,
         );
         match admission {
-            Admission::Run(task) => self.execute(task, command, cx),
+            Admission::Run(task) => self.execute(task, command),
             Admission::Hold(task) => {
                 self.held.borrow_mut().insert(task.tag, command);
             }
@@ -58,11 +66,11 @@ impl HostSession {
     /// Starts a task that the task set has released.
     pub(crate) fn release(self: &Rc<Self>, task: Task) {
         let Some(command) = self.held.borrow_mut().remove(&task.tag) else { return };
-        self.execute(task, command, &mut Context::from_waker(Waker::noop()));
+        self.execute(task, command);
         self.wake();
     }
 
-    fn execute(self: &Rc<Self>, task: Task, command: ScsiCommand, cx: &mut Context<'_>) {
+    fn execute(self: &Rc<Self>, task: Task, command: ScsiCommand) {
         if needs_time(&command.cdb) {
             let time = self.processor.shard.unix_time();
             self.processor.device.borrow_mut().set_time(time);
@@ -74,33 +82,77 @@ impl HostSession {
         let outcome = self.processor.device.borrow_mut().execute(task.nexus, command.lun, described);
         match outcome {
             Outcome::Done(reply) => self.finish(task, reply),
-            Outcome::Io(io) => self.run_steps(task, io, cx),
+            Outcome::Io(io) => self.run_steps(task, io),
             Outcome::Settle(settle) => self.settle(task, settle),
             Outcome::LbaStatus(asked) => self.ask_allocation(task, *asked),
         }
     }
 
-    /// Runs the steps of a command as far as they complete at once; what does not becomes a job.
-    fn run_steps(self: &Rc<Self>, task: Task, mut io: Io, cx: &mut Context<'_>) {
+    /// Runs the steps of a command as far as they complete at once; what does not goes on when it is woken.
+    fn run_steps(self: &Rc<Self>, task: Task, mut io: Io) {
+        let Some(place) = self.jobs.take() else { return self.run_as_job(task, io) };
+        let mut cx = Context::from_waker(&place.waker);
         let mut previous = None;
-        loop {
+        let reply = loop {
             match self.processor.step(&mut io, previous.take()) {
-                Next::Answer(reply) => return self.finish(task, reply),
-                Next::Submitted(mut pending) => match pending.as_mut().poll(cx) {
+                Next::Answer(reply) => break reply,
+                Next::Submitted(mut pending) => match pending.as_mut().poll(&mut cx) {
                     Poll::Ready(result) => previous = Some(result),
-                    Poll::Pending => return self.run_as_job(task, io, pending),
+                    Poll::Pending => {
+                        let running = self.start_job(task.tag);
+                        self.jobs.put(&place, pending, UnderWay { task, io, running });
+                        return self.drive_jobs();
+                    }
                 },
             }
+        };
+        self.jobs.give_back(&place);
+        self.finish(task, reply);
+    }
+
+    /// Sees to it that what is under way goes on.
+    fn drive_jobs(self: &Rc<Self>) {
+        if self.jobs.driven.replace(true) {
+            return;
+        }
+        self.spawn(|this| async move {
+            std::future::poll_fn(|cx| {
+                this.jobs.poll(cx, |result, under_way| this.go_on(result, under_way));
+                if this.jobs.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            this.jobs.driven.set(false);
+        });
+    }
+
+    /// A request of a command is over.
+    fn go_on(self: &Rc<Self>, result: BlockResult, under_way: UnderWay) {
+        let UnderWay { task, mut io, running } = under_way;
+        // What an aborted task has not written yet it never writes.
+        if running.aborted.get().is_some() {
+            return self.end_job(task, &running, Reply::with_status(Status::TaskAborted));
+        }
+        match self.processor.step(&mut io, Some(result)) {
+            Next::Answer(reply) => self.end_job(task, &running, reply),
+            Next::Submitted(pending) => self.run_rest(task, io, pending, running),
         }
     }
 
-    fn run_as_job(self: &Rc<Self>, task: Task, mut io: Io, pending: Pending) {
+    /// Runs a command that found no place.
+    fn run_as_job(self: &Rc<Self>, task: Task, mut io: Io) {
         let running = self.start_job(task.tag);
+        match self.processor.step(&mut io, None) {
+            Next::Answer(reply) => self.end_job(task, &running, reply),
+            Next::Submitted(pending) => self.run_rest(task, io, pending, running),
+        }
+    }
+
+    /// Runs a command of several requests to its end, as a job of its own.
+    fn run_rest(self: &Rc<Self>, task: Task, mut io: Io, pending: Pending, running: Rc<Running>) {
         self.spawn(|this| async move {
             let mut pending = pending;
             let reply = loop {
                 let result = pending.await;
-                // What an aborted task has not written yet it never writes.
                 if running.aborted.get().is_some() {
                     break Reply::with_status(Status::TaskAborted);
                 }

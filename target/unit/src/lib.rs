@@ -12,6 +12,7 @@ mod directory;
 mod events;
 mod execute;
 mod isns;
+mod jobs;
 pub mod offline;
 mod operation;
 mod orders;

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
 use twinlun_io::Instant;
@@ -19,8 +18,12 @@ use twinlun_iscsi::target::{
 use twinlun_scsi::{NexusId, TaskManagement};
 
 use crate::connection::HostConnection;
-use crate::execute::Running;
+use crate::execute::{Running, UnderWay};
+use crate::jobs::Jobs;
 use crate::processor::Processor;
+
+/// How many commands before its own turn one is announced to the layers below: as long as a page takes to come from memory.
+const AHEAD: usize = 2;
 
 /// One session of a host.
 pub(crate) struct HostSession {
@@ -31,6 +34,8 @@ pub(crate) struct HostSession {
     connections: RefCell<Vec<(ConnectionId, Weak<HostConnection>)>>,
     /// Started tasks that have not ended, by tag. A task that ended within its own turn never gets here.
     pub(crate) running: RefCell<BTreeMap<u32, Rc<Running>>>,
+    /// Requests of theirs that are under way.
+    pub(crate) jobs: Jobs<UnderWay>,
     /// Tasks that the task set holds back.
     pub(crate) held: RefCell<BTreeMap<u32, ScsiCommand>>,
     closed: Cell<Option<CloseReason>>,
@@ -50,6 +55,7 @@ impl HostSession {
             core: RefCell::new(core),
             connections: RefCell::default(),
             running: RefCell::default(),
+            jobs: Jobs::new(),
             held: RefCell::default(),
             closed: Cell::new(None),
             watched: Cell::new(false),
@@ -80,7 +86,7 @@ impl HostSession {
     pub(crate) async fn detach(self: &Rc<Self>, id: ConnectionId) {
         self.core.borrow_mut().release(id, self.processor.now());
         self.connections.borrow_mut().retain(|(other, _)| *other != id);
-        self.act_all(&mut Context::from_waker(Waker::noop()));
+        self.act_all();
         self.wake();
         self.changed.notify_waiters();
         if !self.connections.borrow().is_empty() {
@@ -109,7 +115,7 @@ impl HostSession {
                 None if self.core.borrow().is_over() => {}
                 None => changed.await,
             }
-            self.act_all(&mut Context::from_waker(Waker::noop()));
+            self.act_all();
             if self.core.borrow().is_over() && self.connections.borrow().is_empty() {
                 self.end().await;
                 return;
@@ -156,7 +162,7 @@ impl HostSession {
     /// Asks the connection with that CID to end, because it is logged in anew.
     pub(crate) async fn reinstate(self: &Rc<Self>, cid: u16) {
         self.core.borrow_mut().reinstate(cid, self.processor.now());
-        self.act_all(&mut Context::from_waker(Waker::noop()));
+        self.act_all();
         self.wake();
         loop {
             let changed = self.changed.notified();
@@ -217,21 +223,35 @@ impl HostSession {
     }
 
     /// Starts everything that the core asks for.
-    pub(crate) fn act_all(self: &Rc<Self>, cx: &mut Context<'_>) {
-        while self.act_one(cx) {}
+    pub(crate) fn act_all(self: &Rc<Self>) {
+        while self.act_one() {}
     }
 
     /// Starts the next thing that the core asks for, if there is one.
-    pub(crate) fn act_one(self: &Rc<Self>, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn act_one(self: &Rc<Self>) -> bool {
+        // While one command is carried out, what a later one wants is fetched.
+        self.announce(AHEAD);
         let event = self.core.borrow_mut().poll_event();
         let Some(event) = event else { return false };
-        self.act(event, cx);
+        self.act(event);
         true
     }
 
-    fn act(self: &Rc<Self>, event: Event, cx: &mut Context<'_>) {
+    /// Has the layers below fetch what the command behind `skip` others will want.
+    fn announce(&self, skip: usize) {
+        let core = self.core.borrow();
+        let (Some(command), Some(nexus)) = (core.upcoming(skip), self.nexus.get()) else { return };
+        let hint = self.processor.device.borrow().hint(nexus, command.lun, &command.cdb);
+        if let Some((lu, range, write)) = hint
+            && let Some(volume) = self.processor.volume(lu)
+        {
+            volume.prefetch(range, write);
+        }
+    }
+
+    fn act(self: &Rc<Self>, event: Event) {
         match event {
-            Event::Command(command) => self.begin(command, cx),
+            Event::Command(command) => self.begin(command),
             Event::TaskManagement(function) => {
                 self.spawn(|this| async move { this.processor.manage(&this, function).await });
             }
@@ -266,7 +286,7 @@ impl HostSession {
                 self.processor.device.borrow_mut().tasks_were_cleared(nexus, lun);
             }
         }
-        self.act_all(&mut Context::from_waker(Waker::noop()));
+        self.act_all();
         self.wake();
         self.changed.notify_waiters();
     }

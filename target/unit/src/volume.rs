@@ -35,6 +35,11 @@ impl Volume {
         self.layer.geometry()
     }
 
+    /// A hint: this is read, or written, in a moment.
+    pub(crate) fn prefetch(&self, range: ByteRange, write: bool) {
+        self.layer.prefetch(range, write);
+    }
+
     pub(crate) async fn execute(&self, request: BlockRequest) -> BlockResult {
         self.layer.execute(request).await
     }

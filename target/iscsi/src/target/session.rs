@@ -12,7 +12,9 @@ use super::numbers::Numbers;
 use super::recovery::PendingLogout;
 use super::tags::Tags;
 use super::task::Task;
-use super::{CloseReason, ConnectionConfig, Directory, Event, Handshake, LoginSubject, SessionType, Tsih};
+use super::{
+    CloseReason, ConnectionConfig, Directory, Event, Handshake, LoginSubject, ScsiCommand, SessionType, Tsih,
+};
 use crate::FrameError;
 use crate::negotiate::Parameters;
 use crate::pdu::{Bhs, RawPdu, RejectReason, Request, TransferTag};
@@ -196,6 +198,19 @@ impl Session {
     /// The next thing to act on.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// Whether [`Session::poll_event`] has anything to give.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The command that [`Session::poll_event`] gives after `skip` other events, if it is a command and is there already.
+    pub fn upcoming(&self, skip: usize) -> Option<&ScsiCommand> {
+        match self.events.get(skip)? {
+            Event::Command(command) => Some(command),
+            _ => None,
+        }
     }
 
     /// Hands everything that is to be sent on a connection to `send`, in order.
