@@ -34,6 +34,8 @@ pub(crate) struct Taste {
     pub(crate) reserves_compatibly: bool,
     /// Whether PREEMPT with a key removes only registrations while a reservation is for all registrants (SPC-4, preempting).
     pub(crate) keeps_all_registrants: bool,
+    /// Whether PREEMPT of one's own key unregisters where it preempts no reservation (SPC-5, removing registrations).
+    pub(crate) own_key_unregisters: bool,
     /// Whether a reset brings mode pages back to what they were (SAM-5, 6.3.3).
     pub(crate) reset_restores: bool,
     /// Commands that end the target's process, and so are not sent.

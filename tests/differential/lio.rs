@@ -27,6 +27,7 @@ pub(crate) const TASTE: Taste = Taste {
     mode_bits: &[(0x08, 2, 0x04)],
     reserves_compatibly: true,
     keeps_all_registrants: false,
+    own_key_unregisters: true,
     reset_restores: true,
     deadly: |_| false,
 };

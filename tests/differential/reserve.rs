@@ -57,6 +57,8 @@ pub(crate) fn persistent_out(g: &mut Generator, nexus: usize) -> ([u8; 16], Data
         PREEMPT | PREEMPT_AND_ABORT => g.pick(&[0, KEYS[0], KEYS[1], KEYS[3]]),
         _ => 0,
     };
+    let spared = !g.taste.own_key_unregisters && matches!(action, PREEMPT | PREEMPT_AND_ABORT);
+    let action_key = if spared && action_key == g.keys.held[nexus] { KEYS[3] } else { action_key };
     match action {
         REGISTER | REGISTER_AND_IGNORE => g.keys.held[nexus] = action_key,
         RESERVE => g.keys.kind = kind,

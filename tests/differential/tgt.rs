@@ -29,6 +29,7 @@ pub(crate) const TASTE: Taste = Taste {
     mode_bits: &[(0x08, 2, 0x04), (0x0A, 4, 0x08)],
     reserves_compatibly: false,
     keeps_all_registrants: true,
+    own_key_unregisters: false,
     reset_restores: false,
     deadly,
 };

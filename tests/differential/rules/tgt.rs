@@ -29,7 +29,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         id: "no-port-groups",
-        commands: "REPORT TARGET PORT GROUPS|REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        commands: "REPORT TARGET PORT GROUPS|REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS|REPORT TIMESTAMP",
         odd: "*",
         aspect: Outcome,
         ours: "*",
