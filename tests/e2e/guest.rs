@@ -1,5 +1,6 @@
 //! A real Linux kernel as host: it logs in to the primary, makes a file system, copies a tree and verifies data while the link is cut,
-//! the secondary is killed, or the primary is killed and started again under the host's own session recovery.
+//! the secondary is killed, or the primary is killed and started again under the host's own session recovery; with two paths it goes on while
+//! either is cut, drained or redirected.
 //!
 //! The kernel is Debian's user-mode-linux, a process. Each case has a network namespace of its own, in which this program runs once more
 //! ("inside") with both units and the guest.
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 use crate::pair::Pair;
-use crate::persona;
+use crate::persona::{self, Loss};
 use crate::process::{find, is_root, missing, run};
 use crate::runner::{Case, Failure, Outcome, Verdict};
 
@@ -41,17 +42,18 @@ enum Scene {
     Tools,
     /// A command that changes a whole mirrored LU, or a copy onto it, by the tool that sends it.
     Medium(&'static str, &'static str),
-    /// Two paths, each cut once.
-    Multipath,
+    /// Two paths, each lost once, in this way.
+    Multipath(Loss),
 }
 
-const CASES: [(&str, Scene); 9] = [
+const CASES: [(&str, Scene); 10] = [
     ("guest_tools", Scene::Tools),
     ("guest_sanitize", Scene::Medium("sanitize", "sg_sanitize")),
     ("guest_format", Scene::Medium("format", "sg_format")),
     ("guest_xcopy", Scene::Medium("xcopy", "sg_xcopy")),
     ("guest_odx", Scene::Medium("odx", "sg_raw")),
-    ("guest_multipath", Scene::Multipath),
+    ("guest_multipath", Scene::Multipath(Loss::Cut)),
+    ("guest_portal_drain", Scene::Multipath(Loss::Drained)),
     ("guest_ext4_link_cut", Scene::FileSystem(Fault::LinkCut, "ext4")),
     ("guest_xfs_secondary_killed", Scene::FileSystem(Fault::SecondaryKilled, "xfs")),
     ("guest_ext4_primary_killed", Scene::FileSystem(Fault::PrimaryKilled, "ext4")),
@@ -64,7 +66,7 @@ impl Scene {
             Self::FileSystem(..) => &["fio", "mkfs.ext4", "mkfs.xfs", "lsscsi"],
             Self::Tools => &["lsblk", "lsscsi", "sg_inq", "sg_xcopy", "sg_get_lba_status", "scsi_mandat"],
             Self::Medium(_, tool) => return vec![tool],
-            Self::Multipath => &["fio", "multipathd", "multipath"],
+            Self::Multipath(_) => &["fio", "multipathd", "multipath"],
         };
         programs.to_vec()
     }
@@ -132,7 +134,7 @@ pub(crate) fn inside(name: &str, folder: &Path) -> ExitCode {
             Scene::FileSystem(fault, filesystem) => file_system(*fault, filesystem, folder).await,
             Scene::Tools => persona::tools(folder).await,
             Scene::Medium(order, _) => persona::medium(order, folder).await,
-            Scene::Multipath => persona::multipath(folder).await,
+            Scene::Multipath(loss) => persona::multipath(folder, *loss).await,
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,10 +1,11 @@
-//! The Linux guest as people use it: its SCSI tools against a LU, and two paths of which either may be cut.
+//! The Linux guest as people use it: its SCSI tools against a LU, and two paths of which either may be cut, drained or redirected.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use twinlun::client::segment;
 use twinlun::stage::{StageArray, UnitConfig};
 
 use crate::guest::Guest;
@@ -46,20 +47,102 @@ pub(crate) async fn medium(order: &str, folder: &Path) -> Result<(), Failure> {
     pair.stop_and_compare().await
 }
 
-/// Each path is cut and restored while the guest writes and verifies: multipath notices, goes on, and takes the path back.
-pub(crate) async fn multipath(folder: &Path) -> Result<(), Failure> {
+/// How a path gets lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its address vanishes: as a pulled cable, and no connection is told.
+    Cut,
+    /// An administrator drains its portal, and hosts are asked to leave.
+    Drained,
+}
+
+impl Loss {
+    async fn take(self, unit: &StageArray, portal: [u8; 4]) -> Result<(), Failure> {
+        match self {
+            Self::Cut => address("del", portal).await,
+            Self::Drained => {
+                let place = format!("/v1/portals/{}", segment(&SocketAddr::from((portal, 3260)).to_string()));
+                unit.client().post(&format!("{place}/drain"), json!({"seconds": DRAIN.as_secs()})).await?;
+                // Long before its time is over: the host obeys.
+                let state = |portals: &Value| portals[usize::from(portal == PORTALS[1])]["state"].clone();
+                until(unit, "/v1/portals", "the host leaves by itself", |it| state(it) == "drained").await
+            }
+        }
+    }
+
+    async fn give_back(self, unit: &StageArray, portal: [u8; 4]) -> Result<(), Failure> {
+        match self {
+            Self::Cut => address("add", portal).await,
+            Self::Drained => {
+                let place = format!("/v1/portals/{}", segment(&SocketAddr::from((portal, 3260)).to_string()));
+                unit.client().post(&format!("{place}/resume"), json!({})).await?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Time that a drained portal gives its hosts.
+const DRAIN: Duration = Duration::from_secs(240);
+
+/// Waits until the list at `path` is as it should be.
+async fn until(
+    unit: &StageArray,
+    path: &str,
+    what: &str,
+    reached: impl Fn(&Value) -> bool,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + DRAIN / 4;
+    loop {
+        let answer = unit.client().get(path).await?;
+        if reached(&answer["items"]) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("not so: {what}; {answer}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The first portal sends logins to the second, and its session is ended: the kernel follows without an error.
+async fn redirect(unit: &StageArray) -> Result<(), Failure> {
+    let [from, to] = PORTALS.map(|portal| SocketAddr::from((portal, 3260)).to_string());
+    let order = json!({"to": to, "permanent": false});
+    unit.client().post(&format!("/v1/portals/{}/redirect", segment(&from)), order).await?;
+    let sessions = unit.client().get("/v1/sessions").await?;
+    let items = sessions["items"].as_array().ok_or("no list")?;
+    let there = items.iter().find(|session| session["portal"] == from.as_str()).ok_or("no session there")?;
+    unit.client().delete(&format!("/v1/sessions/{}", there["tsih"])).await?;
+    let all_at = |items: &Value| {
+        let at: Vec<_> = items.as_array().into_iter().flatten().map(|session| &session["portal"]).collect();
+        at.len() == 2 && at.iter().all(|portal| **portal == to.as_str())
+    };
+    until(unit, "/v1/sessions", "both sessions come in by the second portal", all_at).await
+}
+
+/// Each path is lost and given back while the guest writes and verifies: multipath notices, goes on, and takes the path back.
+pub(crate) async fn multipath(folder: &Path, loss: Loss) -> Result<(), Failure> {
     address("add", PORTALS[1]).await?;
     let mut unit = unit(folder, &PORTALS).await?;
     let naa = naa(&unit).await?;
-    let mut guest = Guest::boot(folder, include_str!("guest/multipath.sh"), &[("naa", &naa)])?;
+    let mut guest = Guest::boot(
+        folder,
+        include_str!("guest/multipath.sh"),
+        &[("naa", &naa), ("loss", &format!("{loss:?}"))],
+    )?;
     for (name, portal) in [("second", PORTALS[1]), ("first", PORTALS[0])] {
         guest.await_mark(&format!("writing-{name}"), LIMIT).await?;
-        // Without its address nobody answers: as a pulled cable, and no connection is told.
-        address("del", portal).await?;
+        loss.take(&unit, portal).await?;
         guest.await_mark(&format!("alone-{name}"), LIMIT).await?;
-        address("add", portal).await?;
+        loss.give_back(&unit, portal).await?;
         guest.await_mark(&format!("done-{name}"), LIMIT).await?;
         guest.mark("go")?;
+    }
+    if loss == Loss::Drained {
+        guest.await_mark("writing-third", LIMIT).await?;
+        redirect(&unit).await?;
+        guest.mark("moved")?;
     }
     guest.finish().await?;
     unit.stop().await?;

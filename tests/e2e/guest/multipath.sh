@@ -1,4 +1,5 @@
-# Runs in the guest: two paths to one LUN; each is cut once while fio writes and verifies.
+# Runs in the guest: two paths to one LUN; each is lost once while fio writes and verifies. Where portals are drained, the first one is
+# redirected to the second in the end.
 . /tmp/job/host.sh
 naa=$(cat /tmp/job/naa)
 ip addr add 10.99.1.2/24 dev vec0
@@ -51,6 +52,14 @@ round() {
 round second
 await go
 round first
+if [ "$(cat /tmp/job/loss)" = Drained ]; then
+    work third 40 &
+    worker=$!
+    tell writing-third
+    await moved
+    wait $worker || { cat /tmp/third.out; exit 1; }
+    until_true "both paths back" up 2
+fi
 if dmesg | grep -E "Buffer I/O error on dev dm|I/O error, dev dm"; then
     say "the map failed"
     exit 1

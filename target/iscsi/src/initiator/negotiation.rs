@@ -38,6 +38,9 @@ pub(super) fn offer(
         out.push("MaxConnections", offer.max_connections.to_string())?;
         out.push("DataPDUInOrder", "Yes")?;
         out.push("DataSequenceInOrder", yes_no(offer.data_sequence_in_order))?;
+        if offer.response_fence {
+            out.push("TaskReporting", "ResponseFence,RFC3720")?;
+        }
     }
     Ok(())
 }
@@ -102,6 +105,11 @@ pub(super) fn accept(
         "DataSequenceInOrder" => {
             result.data_sequence_in_order = boolean("DataSequenceInOrder", or, offer.data_sequence_in_order)?;
         }
+        "TaskReporting" => match value {
+            b"ResponseFence" if offer.response_fence => result.response_fence = true,
+            b"RFC3720" | b"Reject" => {}
+            _ => return Err(LoginError::Negotiation { key: "TaskReporting" }),
+        },
         // Declarations that ask for no answer.
         "TargetAlias" | "TargetPortalGroupTag" | "TargetAddress" | "TargetName" => {}
         other => answer.push(other, "NotUnderstood")?,

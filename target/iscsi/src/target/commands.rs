@@ -7,7 +7,7 @@ use super::event::{Cdb, CloseReason, Event, ScsiCommand, TaskAttribute};
 use super::line::Item;
 use super::numbers::Turn;
 use super::session::{ConnectionId, Session};
-use super::task::{Stage, Task};
+use super::task::{Order, Stage, Task};
 use super::{Directory, SessionType};
 use crate::pdu::{self, Bhs, DataOut, LogoutReason, RejectReason, Request, Serial32};
 
@@ -231,6 +231,7 @@ impl Session {
             write: pdu.write,
             expected_out,
             expected_in,
+            order: if self.parameters.response_fence { Order::of(&command.cdb) } else { Order::default() },
             reserved: 0,
             stage: Stage::Delivered,
         };

@@ -3,17 +3,13 @@
 //! The connection does its own part first: it discards the covered commands that were never delivered. Data for them may be under way;
 //! the function waits until that has come, or for `abort_drain` (Linux stops sending and would let it wait forever). Only then the
 //! storage processor hears of it, and nothing that came later passes it.
-//!
-//! In a session of several connections the answer stands behind a *fence* (sections 4.2.2.3.3, 11.6.1): it is sent when all responses
-//! that were sent before, on any connection, are acknowledged. Where TaskReporting=ResponseFence was negotiated, later responses wait
-//! until the answer is acknowledged itself.
 
+use super::Directory;
 use super::collect::Doom;
-use super::event::{Event, ScsiResponse, TaskFunction, TaskManagement, TaskManagementResponse};
+use super::event::{Event, TaskFunction, TaskManagement, TaskManagementResponse};
 use super::line::Item;
 use super::session::{ConnectionId, Session};
 use super::task::{Stage, Task};
-use super::{CloseReason, Directory};
 use crate::pdu::{self, Serial32, TaskRequest, TaskResponse, TaskResponseCode, TaskTag};
 
 /// What a function covers.
@@ -60,24 +56,6 @@ pub(super) fn must_wait(request: &pdu::Request, expected: Serial32) -> bool {
     let pdu::Request::Task(task) = request else { return false };
     let sets = [F::ABORT_TASK_SET, F::CLEAR_TASK_SET, F::LOGICAL_UNIT_RESET];
     sets.contains(&task.function) && expected.is_before(task.cmd_sn)
-}
-
-/// Answers that wait for acknowledgments at a time.
-const FENCES_LIMIT: usize = 32;
-
-/// An answer that waits for acknowledgments.
-#[derive(Debug)]
-pub(super) struct Fence {
-    on: ConnectionId,
-    tag: TaskTag,
-    response: TaskManagementResponse,
-    information: [u8; 3],
-    /// What must be acknowledged first.
-    waits: Vec<(ConnectionId, Serial32)>,
-    /// The StatSN behind the answer, once that was sent.
-    sent: Option<Serial32>,
-    /// Responses behind the fence.
-    held: Vec<(u32, ScsiResponse)>,
 }
 
 impl Session {
@@ -240,72 +218,7 @@ impl Session {
         if !self.connections[on].can_send() {
             return;
         }
-        if self.connections.open().count() < 2 {
-            return self.send_task_response(on, tag, response, information);
-        }
-        if self.fences.len() >= FENCES_LIMIT {
-            return self.fail(on, CloseReason::Limit("functions whose answers wait for acknowledgments"));
-        }
-        let unacknowledged = self.connections.open().filter(|(_, c)| c.has_unacknowledged());
-        let waits: Vec<_> = unacknowledged.map(|(id, c)| (id, c.stat_sn)).collect();
-        for (id, _) in &waits {
-            self.ask_for_word(*id);
-        }
-        let held = Vec::new();
-        self.fences.push_back(Fence { on, tag, response, information, waits, sent: None, held });
-        self.clear_fences();
-    }
-
-    /// Sends the answers whose fence is clear, and what waits behind them.
-    pub(super) fn clear_fences(&mut self) {
-        while let Some(fence) = self.fences.front_mut() {
-            let connections = &self.connections;
-            let acknowledged = |id: ConnectionId, stat_sn: Serial32| {
-                !connections[id].is_open() || stat_sn.is_at_or_before(connections[id].acked)
-            };
-            let on = fence.on;
-            match fence.sent {
-                Some(stat_sn) if !acknowledged(on, stat_sn) => return,
-                Some(_) => {
-                    let held = self.fences.pop_front().map(|fence| fence.held).unwrap_or_default();
-                    for (tag, response) in held {
-                        self.respond(tag, response);
-                    }
-                }
-                None => {
-                    fence.waits.retain(|(id, stat_sn)| !acknowledged(*id, *stat_sn));
-                    if !fence.waits.is_empty() {
-                        return;
-                    }
-                    let (tag, response, information) = (fence.tag, fence.response, fence.information);
-                    if self.connections[on].can_send() {
-                        self.send_task_response(on, tag, response, information);
-                    }
-                    let behind = self.connections[on].stat_sn;
-                    if let Some(fence) = self.fences.front_mut() {
-                        fence.sent = Some(if self.parameters.response_fence {
-                            behind
-                        } else {
-                            self.connections[on].acked
-                        });
-                    }
-                    if self.parameters.response_fence {
-                        self.ask_for_word(on);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a response must stay behind a fence.
-    pub(super) fn held_by_fence(&mut self, tag: u32, response: &ScsiResponse) -> bool {
-        match self.fences.back_mut() {
-            Some(fence) if self.parameters.response_fence => {
-                fence.held.push((tag, response.clone()));
-                true
-            }
-            _ => false,
-        }
+        self.send_behind_fence(on, tag, response, information);
     }
 
     pub(super) fn send_task_response(

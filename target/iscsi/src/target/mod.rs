@@ -26,6 +26,7 @@ mod config;
 mod connection;
 mod directory;
 mod event;
+mod fence;
 mod functions;
 mod handshake;
 mod layout;

@@ -26,9 +26,13 @@ impl Session {
         if !self.tasks.get(tag).is_some_and(|task| matches!(task.stage, Stage::Delivered)) {
             return;
         }
-        if !self.fences.is_empty() && self.held_by_fence(tag, &response) {
-            return;
+        if !self.parameters.response_fence || !self.held_by_fence(tag, &response) {
+            self.end_task(tag, response);
         }
+    }
+
+    /// Takes a task out and sends its answer.
+    pub(super) fn end_task(&mut self, tag: u32, response: ScsiResponse) {
         if let Some(task) = self.remove_task(tag) {
             self.answer(tag, &task, response);
             self.solicit();

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::connection::{Connection, Connections, Phase, Ping};
-use super::functions::Fence;
+use super::fence::Fence;
 use super::line::Line;
 use super::numbers::Numbers;
 use super::recovery::PendingLogout;

@@ -15,6 +15,8 @@ pub(super) struct Task {
     pub(super) write: bool,
     pub(super) expected_out: u32,
     pub(super) expected_in: u32,
+    /// Whether its answer may have to stand in one order with those on other connections.
+    pub(super) order: Order,
     /// Bytes of the session's buffer for solicited data that it holds.
     pub(super) reserved: u32,
     pub(super) stage: Stage,
@@ -37,6 +39,33 @@ pub(super) enum Stage {
     Function,
 }
 
+/// What of a CDB makes its answer one of RFC 7143 section 4.2.2.3.4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Order {
+    /// NACA (SAM-5 clause 5.2): an error establishes an ACA condition.
+    pub(super) naca: bool,
+    /// PERSISTENT RESERVE OUT with the service action PREEMPT AND ABORT.
+    pub(super) preempts: bool,
+}
+
+impl Order {
+    pub(super) fn of(cdb: &[u8]) -> Self {
+        let Some(operation) = cdb.first() else { return Self::default() };
+        // The CONTROL byte is the last one, but in CDBs of variable length (SPC-5 clause 4.2).
+        let control = match operation >> 5 {
+            0 => 5,
+            1 | 2 => 9,
+            5 => 11,
+            4 => 15,
+            _ => 1,
+        };
+        Self {
+            naca: cdb.get(control).is_some_and(|control| control & 0x04 != 0),
+            preempts: *operation == 0x5f && cdb.get(1).is_some_and(|action| action & 0x1f == 5),
+        }
+    }
+}
+
 impl Task {
     /// A task management function.
     pub(super) fn function(connection: ConnectionId, immediate: bool, lun: [u8; 8]) -> Self {
@@ -48,6 +77,7 @@ impl Task {
             write: false,
             expected_out: 0,
             expected_in: 0,
+            order: Order::default(),
             reserved: 0,
             stage: Stage::Function,
         }

@@ -5,6 +5,7 @@ use core::time::Duration;
 use super::world::{Trouble, World, command, contents, offer};
 use crate::initiator::Submitted;
 use crate::initiator::multi::MultiEvent;
+use crate::negotiate::Parameters;
 use crate::pdu::{Cid, LogoutReason, LogoutResponseCode, Lun, TaskFunction, TaskResponseCode};
 use crate::target::TaskManagementResponse;
 
@@ -159,6 +160,44 @@ fn a_function_is_answered_behind_the_fence() {
     let response = Some(TaskResponseCode::COMPLETE);
     assert_eq!(last, Some(&MultiEvent::TaskManagement { tag: 100, response }));
     assert_eq!(world.host.outstanding(), 0);
+}
+
+/// TaskReporting=ResponseFence: a unit attention stands between what was answered before it and after it, on whatever connection
+/// (section 4.2.2.3.3). The wires are of different length, so without fences the order is anybody's guess.
+#[test]
+fn a_unit_attention_stands_between_responses_of_all_connections() {
+    for seed in 0..20 {
+        let fenced = Parameters { response_fence: true, ..offer((seed % 3) as u8, 3) };
+        let mut world = World::new(seed, fenced, |_| {});
+        world.run(|world| world.host.open_links() == 1);
+        for cid in 1..3 {
+            world.connect(cid);
+        }
+        world.run(|world| world.host.open_links() == 3);
+        assert!(world.host.parameters().response_fence);
+        world.hold = true;
+        submit(&mut world, 1..10);
+        world.run(|world| world.work.len() == 9);
+        let answers: Vec<(u32, u64)> = world
+            .work
+            .drain(..)
+            .map(|c| (c.tag, u64::from_be_bytes(c.cdb[2..10].try_into().unwrap())))
+            .collect();
+        let session = world.session.as_mut().unwrap();
+        for (at, (tag, _)) in answers.iter().enumerate() {
+            let attention =
+                crate::target::ScsiResponse::check_condition(bytes::Bytes::from_static(&[0x70, 0, 6]));
+            // Two fences, one right behind the other.
+            let fences = at == 3 || at == 4;
+            session.respond(*tag, if fences { attention } else { crate::target::ScsiResponse::good() });
+        }
+        world.run(|world| world.completed.len() == 9);
+        let place = |at: usize| world.completed.iter().position(|done| done.tag == answers[at].1).unwrap();
+        for (before, after) in [(0, 3), (1, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7), (4, 8)] {
+            assert!(place(before) < place(after), "seed {seed}: {before} before {after}");
+        }
+        assert_eq!(world.host.outstanding(), 0);
+    }
 }
 
 /// The stall timer of the target brings back data that was lost with the end of its sequence.
