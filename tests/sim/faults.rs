@@ -14,9 +14,9 @@ use twinlun_io::sim::{Crash, CrashPoint, DiskSlot, Link, Rng};
 use twinlun_unit::admin::{MirrorOrder, Order};
 use twinlun_unit::config::DiskConfig;
 
-use crate::host;
 use crate::plan::UnitPlan;
 use crate::stage::{DISK_SIZE, MIRROR, NoAnswer, Stage, disk_path};
+use crate::{host, lives};
 
 /// A kind of fault, or of an administrator's doing in the middle of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,10 +61,14 @@ pub(crate) enum Fault {
     FailDisk,
     ReplaceDisk,
     DropSessions,
+    /// The administrator's word that ends ATTENTION.
+    Activate,
+    KillHost,
+    PowerHost,
 }
 
 impl Fault {
-    /// All kinds.
+    /// All kinds that are drawn; what is listed here decides what a seed draws, so others are added by the plan.
     pub(crate) const ALL: [Self; 35] = [
         Self::PeerCut,
         Self::PeerHalfCut,
@@ -112,6 +116,19 @@ impl Fault {
         }
     }
 
+    /// What is counted when the order is carried out.
+    fn order(self) -> Option<&'static str> {
+        match self {
+            Self::Fracture => Some("order.fracture"),
+            Self::Restore => Some("order.restore"),
+            Self::Sync => Some("order.sync"),
+            Self::Retune => Some("order.retune"),
+            Self::FailDisk => Some("order.fail_disk"),
+            Self::Activate => Some("mirror.activated"),
+            _ => None,
+        }
+    }
+
     /// Whether it takes a disk, or part of one, from the array.
     pub(crate) fn is_of_disks(self) -> bool {
         matches!(
@@ -156,6 +173,7 @@ pub(crate) fn heal(stage: &Stage) {
             process.resume();
             // A fuse cannot be put out, but made so long that nobody lives to see its end.
             process.crash_after(CrashPoint::Polls(u64::MAX / 2), Crash::Kill);
+            stage.units[a].fuse.set(false);
         }
         for disk in disks(stage, a) {
             disk.heal();
@@ -217,14 +235,27 @@ impl Injector {
                 let host = self.rng.index(self.stage.plan.hosts);
                 self.break_link(fault, host::name(host), self.stage.primary().name.into());
             }
-            Fault::KillPrimary => self.stage.primary().end(Crash::Kill),
-            Fault::PowerPrimary => self.stage.primary().end(Crash::PowerCut),
-            Fault::KillSecondary | Fault::PowerSecondary => {
+            Fault::KillPrimary => self.end(0, Crash::Kill, "unit.primary_killed"),
+            Fault::PowerPrimary => self.end(0, Crash::PowerCut, "unit.primary_power_cut"),
+            Fault::KillSecondary => {
                 let unit = self.secondary();
-                let how = if fault == Fault::KillSecondary { Crash::Kill } else { Crash::PowerCut };
-                self.stage.units[unit].end(how);
+                self.end(unit, Crash::Kill, "unit.secondary_killed");
             }
-            Fault::PowerAll => self.stage.units.iter().for_each(|unit| unit.end(Crash::PowerCut)),
+            Fault::PowerSecondary => {
+                let unit = self.secondary();
+                self.end(unit, Crash::PowerCut, "unit.secondary_power_cut");
+            }
+            Fault::PowerAll => {
+                let ended = self.stage.units.iter().filter(|unit| unit.end(Crash::PowerCut)).count();
+                if ended == self.stage.units.len() {
+                    self.stage.met("unit.all_power_cut");
+                }
+            }
+            Fault::KillHost | Fault::PowerHost => {
+                let host = self.rng.index(self.stage.plan.hosts);
+                let how = if fault == Fault::KillHost { Crash::Kill } else { Crash::PowerCut };
+                lives::end(&self.stage, host, how);
+            }
             Fault::FusePrimary => self.light_fuse(0),
             Fault::FuseSecondary => {
                 let unit = self.secondary();
@@ -255,7 +286,14 @@ impl Injector {
             | Fault::Retune
             | Fault::FailDisk
             | Fault::ReplaceDisk
-            | Fault::DropSessions => self.administer(fault),
+            | Fault::DropSessions
+            | Fault::Activate => self.administer(fault),
+        }
+    }
+
+    fn end(&self, unit: usize, how: Crash, kind: &'static str) {
+        if self.stage.units[unit].end(how) {
+            self.stage.met(kind);
         }
     }
 
@@ -286,6 +324,7 @@ impl Injector {
         };
         let how = if self.rng.chance(1, 2) { Crash::Kill } else { Crash::PowerCut };
         unit.death.set(how);
+        unit.fuse.set(true);
         process.crash_after(point, how);
     }
 
@@ -307,6 +346,7 @@ impl Injector {
         let ops = self.rng.range(1..=60);
         unit.death.set(how);
         if let Some(process) = unit.process() {
+            self.stage.met("unit.killed_twice");
             process.crash_after(CrashPoint::DiskOps(ops), how);
         }
     }
@@ -314,6 +354,7 @@ impl Injector {
     fn pause(&mut self, unit: usize) {
         let Some(process) = self.stage.units[unit].process() else { return };
         process.pause();
+        self.stage.met(if unit == 0 { "unit.paused_primary" } else { "unit.paused_secondary" });
         let time = self.millis(10, 25_000);
         self.later(time, move |_| process.resume());
     }
@@ -387,11 +428,14 @@ impl Injector {
                     let stage = self.stage.clone();
                     self.stage.shard.spawn(async move {
                         stage.shard.sleep(time).await;
-                        let _ = stage.order_mirror(MirrorOrder::Restore(image)).await;
+                        if stage.order_mirror(MirrorOrder::Restore(image)).await.is_ok() {
+                            stage.met("order.restore");
+                        }
                     });
                 }
                 (0, mirror(MirrorOrder::Fracture(image)))
             }
+            Fault::Activate => (0, mirror(MirrorOrder::Activate)),
             Fault::Restore => (0, mirror(MirrorOrder::Restore(image))),
             Fault::Sync => (0, mirror(MirrorOrder::Sync(image))),
             Fault::Retune => {
@@ -428,13 +472,18 @@ impl Injector {
         let drop_sessions = fault == Fault::DropSessions;
         self.stage.shard.spawn(async move {
             let answer = stage.order(index, order).await;
+            if let (Ok(_), Some(kind)) = (&answer, fault.order()) {
+                stage.met(kind);
+            }
             stage.note(|| {
                 format!("{fault:?}: {}", if answer.is_ok() { "done".into() } else { format!("{answer:?}") })
             });
             if let (true, Ok(sessions)) = (drop_sessions, answer) {
                 for session in sessions["items"].as_array().into_iter().flatten() {
                     let tsih = session["tsih"].as_u64().unwrap_or(0) as u16;
-                    let _ = stage.order(index, Order::DropSession { tsih }).await;
+                    if stage.order(index, Order::DropSession { tsih }).await.is_ok() {
+                        stage.met("order.drop_sessions");
+                    }
                 }
             }
         });
@@ -444,6 +493,9 @@ impl Injector {
         let stage = self.stage.clone();
         self.stage.shard.spawn(async move {
             let done = replace_disk(&stage, index, disk).await;
+            if done.is_ok() {
+                stage.met("order.replace_disk");
+            }
             stage.note(|| format!("{} disk {disk} replaced: {done:?}", stage.units[index].name));
         });
     }

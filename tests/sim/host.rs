@@ -12,10 +12,12 @@ use twinlun_io::sim::{Process, Rng};
 use twinlun_iscsi::initiator::{
     Command, Completion, InitiatorConfig, InitiatorError, LoginError, SessionKind, Transfer, cdb,
 };
-use twinlun_iscsi::pdu::{Isid, Lun, ResponseCode, ScsiStatus};
+use twinlun_iscsi::pdu::{Isid, LoginStatus, Lun, ResponseCode, ScsiStatus};
 
+use crate::lives;
 use crate::oracle::WriteId;
 use crate::pattern::{self, SECTOR};
+use crate::plan::Proof;
 use crate::stage::Stage;
 
 /// Largest transfer in sectors.
@@ -33,13 +35,14 @@ enum Fate {
     Lost,
 }
 
-/// Starts host number `index`; the answer comes when it has stopped.
-pub(crate) fn start(stage: &Rc<Stage>, index: usize) -> oneshot::Receiver<()> {
+/// Starts a life of host number `index`; the answer comes when it has stopped, and none when it was killed.
+pub(crate) fn start(stage: &Rc<Stage>, index: usize, life: u32) -> oneshot::Receiver<()> {
     let ip = std::net::Ipv4Addr::new(10, 0, 1, 1 + index as u8).into();
     let process = stage.world.process(&name(index), ip);
     let (ended, end) = oneshot::channel();
+    stage.hosts.borrow_mut().insert(index, process.clone());
     let host =
-        Rc::new(Host { stage: stage.clone(), index, shard: process.shard(), process: process.clone() });
+        Rc::new(Host { stage: stage.clone(), index, life, shard: process.shard(), process: process.clone() });
     process.spawn(async move {
         host.run().await;
         let _ = ended.send(());
@@ -55,13 +58,14 @@ pub(crate) fn name(index: usize) -> String {
 struct Host {
     stage: Rc<Stage>,
     index: usize,
+    life: u32,
     shard: Shard,
     process: Process,
 }
 
 impl Host {
     async fn run(self: &Rc<Self>) {
-        let mut rng = self.stage.rng(&name(self.index));
+        let mut rng = self.stage.rng(&self.stream());
         let mut sessions = 0;
         while !self.stage.closing.get() {
             let session = match self.connect(&mut rng).await {
@@ -86,6 +90,14 @@ impl Host {
         }
     }
 
+    /// Name of its random numbers: others in every life.
+    fn stream(&self) -> String {
+        match self.life {
+            1 => name(self.index),
+            life => format!("{} life {life}", name(self.index)),
+        }
+    }
+
     async fn connect(&self, rng: &mut Rng) -> Result<Session, SessionError> {
         let primary = self.stage.primary();
         let initiator = format!("iqn.2026-11.example:{}", name(self.index));
@@ -102,14 +114,38 @@ impl Host {
         config.offer.initial_r2t = rng.chance(1, 2);
         config.offer.first_burst = 512 << rng.below(8);
         config.offer.max_burst = config.offer.first_burst.max(4096 << rng.below(6));
+        let proof = self.stage.plan.proof;
+        if proof != Proof::None && rng.chance(1, 6) {
+            self.try_as_stranger(InitiatorConfig { chap: lives::guess(proof, rng), ..config.clone() }).await;
+        }
+        config.chap = lives::login(proof, rng);
         let session =
             Session::connect(&self.shard, primary.portal(), config, Duration::from_secs(10)).await?;
+        match proof {
+            Proof::None => {}
+            Proof::OneWay => self.stage.met("host.chap"),
+            Proof::Mutual => self.stage.met("host.mutual_chap"),
+        }
         let agreed = session.parameters();
         if self.stage.plan.digests && !(agreed.header_digest && agreed.data_digest) {
             // A bit flipped during login: this session could not tell damage from data.
             return Err(SessionError::Closed);
         }
         Ok(session)
+    }
+
+    /// Somebody who says that he is this host, and has no right secret.
+    async fn try_as_stranger(&self, config: InitiatorConfig) {
+        let portal = self.stage.primary().portal();
+        match Session::connect(&self.shard, portal, config, Duration::from_secs(10)).await {
+            Ok(_) => self.stage.violated("a host with a wrong secret is let in (I8)"),
+            Err(SessionError::Session(InitiatorError::Login(LoginError::Refused(status)))) => {
+                if status == LoginStatus::AUTHENTICATION_FAILURE {
+                    self.stage.met("host.stranger_refused");
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// Clears unit attention conditions until every LU answers.
@@ -130,7 +166,7 @@ impl Host {
         let mut workers = Vec::new();
         for worker in 0..self.stage.plan.depth {
             let (done, wait) = oneshot::channel::<()>();
-            let rng = self.stage.rng(&format!("{} session {sessions} worker {worker}", name(self.index)));
+            let rng = self.stage.rng(&format!("{} session {sessions} worker {worker}", self.stream()));
             let worker = Worker { host: self.clone(), session: session.clone(), rng, budget };
             self.process.spawn(async move {
                 worker.run().await;
@@ -152,7 +188,10 @@ impl Host {
         self.stage.note(|| format!("{} {what} ended: {error}", name(self.index)));
         let damage = self.stage.plan.digests;
         let broken = match error {
-            SessionError::Session(InitiatorError::Login(LoginError::Refused(_))) => false,
+            SessionError::Session(InitiatorError::Login(LoginError::Refused(status))) => {
+                // Its secret is right.
+                !damage && *status == LoginStatus::AUTHENTICATION_FAILURE
+            }
             SessionError::Session(_) => !damage,
             SessionError::Rejected(_) => !damage,
             _ => false,
@@ -289,7 +328,7 @@ impl Worker {
         let expected = data.clone();
         let id = self.begin_write(place, false);
         data.extend(pattern::data(id, place.lu, place.first, place.count));
-        let token = self.host.stage.oracle.borrow_mut().begin();
+        let token = self.host.stage.oracle.borrow_mut().begin(self.host.index);
         let command = cdb::compare_and_write(place.lba(), 1, fua);
         let fate = self.execute(place, command, Transfer::Write(Bytes::from(data).into())).await;
         let stage = &self.host.stage;
@@ -303,7 +342,7 @@ impl Worker {
 
     async fn read(&mut self) {
         let place = self.place(MOST);
-        let token = self.host.stage.oracle.borrow_mut().begin();
+        let token = self.host.stage.oracle.borrow_mut().begin(self.host.index);
         let command = cdb::read_16(place.lba(), place.blocks(), self.rng.chance(1, 10));
         let fate = self.execute(place, command, Transfer::Read(place.bytes())).await;
         let stage = &self.host.stage;
@@ -321,7 +360,7 @@ impl Worker {
 
     async fn flush(&mut self) {
         let place = self.place(1);
-        let token = self.host.stage.oracle.borrow_mut().begin();
+        let token = self.host.stage.oracle.borrow_mut().begin(self.host.index);
         let fate = self.execute(place, cdb::synchronize_cache_16(0, 0), Transfer::None).await;
         let mut oracle = self.host.stage.oracle.borrow_mut();
         if matches!(fate, Fate::Good(_)) {
@@ -374,9 +413,15 @@ impl Worker {
         stage.detail(|| format!("{} ends {}", name(self.host.index), what()));
         match done {
             Ok(Ok(completion)) => self.judge(&completion, place, cdb[0]),
-            Ok(Err(SessionError::Aborted)) => Fate::Over,
+            Ok(Err(SessionError::Aborted)) => {
+                stage.met("host.abort");
+                Fate::Over
+            }
             Ok(Err(SessionError::Full)) => Fate::NotDone,
-            Ok(Err(_)) => Fate::Lost,
+            Ok(Err(_)) => {
+                stage.met("host.session_lost");
+                Fate::Lost
+            }
             Err(_) => {
                 let waited = self.host.shard.now() - begun;
                 stage.note(|| {
@@ -388,6 +433,7 @@ impl Worker {
                         cdb[0]
                     ));
                 }
+                stage.met("host.no_status");
                 // The last resort of every initiator.
                 self.session.close();
                 Fate::Lost
@@ -418,12 +464,22 @@ impl Worker {
         }
         match (completion.status, key) {
             // Unit attention, or the comparison failed.
-            (ScsiStatus::CHECK_CONDITION, 0x6) | (ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL, _) => {
+            (ScsiStatus::CHECK_CONDITION, 0x6) => {
+                stage.met("host.unit_attention");
                 Fate::NotDone
             }
-            (ScsiStatus::CHECK_CONDITION, 0xe) if operation == 0x89 => Fate::NotDone,
+            (ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL, _) => Fate::NotDone,
+            (ScsiStatus::CHECK_CONDITION, 0xe) if operation == 0x89 => {
+                stage.met("host.comparison_failed");
+                Fate::NotDone
+            }
             // Aborted: the host tries again.
             (ScsiStatus::CHECK_CONDITION, 0xb) | (ScsiStatus::TASK_ABORTED, _) => Fate::Over,
+            // The mirror is in ATTENTION (R-MS-3).
+            (ScsiStatus::CHECK_CONDITION, 0x2) if stage.plan.strict => {
+                stage.met("host.not_ready");
+                Fate::Over
+            }
             // Recovering, or too many disks are gone.
             (ScsiStatus::CHECK_CONDITION, 0x2..=0x4) if stage.plan.weak_primary() => Fate::Over,
             _ => {
@@ -439,8 +495,13 @@ pub(crate) async fn read_everything(stage: &Rc<Stage>) -> Result<(), String> {
     let ip = std::net::Ipv4Addr::new(10, 0, 2, 1).into();
     let process = stage.world.process("reader", ip);
     let index = stage.plan.hosts;
-    let host =
-        Rc::new(Host { stage: stage.clone(), index, shard: process.shard(), process: process.clone() });
+    let host = Rc::new(Host {
+        stage: stage.clone(),
+        index,
+        life: 1,
+        shard: process.shard(),
+        process: process.clone(),
+    });
     let (done, wait) = oneshot::channel();
     process.spawn(async move {
         let _ = done.send(host.read_all().await);
@@ -464,7 +525,7 @@ impl Host {
             let step = 2048;
             for first in (0..sectors).step_by(step as usize) {
                 let count = step.min(sectors - first);
-                let token = self.stage.oracle.borrow_mut().begin();
+                let token = self.stage.oracle.borrow_mut().begin(self.index);
                 let block = u64::from(plan.block_size);
                 let (lba, blocks) = (first * SECTOR / block, (count * SECTOR / block) as u32);
                 let data = session.read(number(lu), lba, blocks, plan.block_size).await;

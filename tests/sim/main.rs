@@ -7,8 +7,10 @@
 //! cargo test -p twinlun-tests --test sim -- --planted         every planted bug must be found
 //! ```
 
+mod coverage;
 mod faults;
 mod host;
+mod lives;
 mod oracle;
 mod pattern;
 mod plan;
@@ -25,7 +27,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use twinlun_io::sim::FAULT_KINDS;
 
 use plan::Plan;
 use run::Outcome;
@@ -83,9 +84,9 @@ fn in_children() -> ExitCode {
     }
     let bugs = planted::names().map(|bug| vec!["--planted".to_owned(), "--bug".to_owned(), bug]);
     pieces.extend(bugs);
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut met) = (0, 0, BTreeMap::new());
     for piece in pieces {
-        match child(&piece) {
+        match child(&piece, &mut met) {
             Ok((more_passed, more_failed)) => {
                 passed += more_passed;
                 failed += more_failed;
@@ -96,17 +97,28 @@ fn in_children() -> ExitCode {
             }
         }
     }
+    match coverage::missing(&met).as_slice() {
+        [] => passed += 1,
+        missing => {
+            println!("FAILED coverage: no seed met {}", missing.join(", "));
+            failed += 1;
+        }
+    }
     println!("sim: {passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one piece; answers with what its closing line counts.
-fn child(piece: &[String]) -> Result<(u64, u64), String> {
+/// Runs one piece; answers with what its closing line counts, and adds what it met.
+fn child(piece: &[String], met: &mut BTreeMap<&'static str, u64>) -> Result<(u64, u64), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output =
         std::process::Command::new(program).args(piece).output().map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let closing = text.lines().rev().find_map(|line| line.strip_prefix("sim: "));
+    // A planted bug is found or not; what its seeds meet says nothing about the others.
+    if !piece.iter().any(|word| word == "--planted") {
+        text.lines().for_each(|line| coverage::add_line(met, line));
+    }
     text.lines().filter(|line| !line.starts_with("sim: ")).for_each(|line| println!("{line}"));
     let numbers: Vec<u64> = closing
         .into_iter()
@@ -172,16 +184,15 @@ fn main() -> ExitCode {
             planted::hunt(arguments.seeds.unwrap_or(planted::WITHIN), arguments.bug.as_deref(), &mut total);
         }
     }
-    report(&total, started)
+    report(&total, started, arguments.soak.is_some())
 }
 
-fn report(total: &Total, started: Instant) -> ExitCode {
-    let fired: Vec<_> =
-        FAULT_KINDS.iter().filter_map(|kind| Some(format!("{kind} {}", total.counters.get(kind)?))).collect();
-    println!("faults met: {}", fired.join(", "));
-    let missing: Vec<_> =
-        FAULT_KINDS.iter().filter(|kind| !total.counters.contains_key(*kind)).copied().collect();
-    println!("never met: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+fn report(total: &Total, started: Instant, soak: bool) -> ExitCode {
+    println!("{}", coverage::line(&total.counters));
+    if soak {
+        let missing = coverage::missing(&total.counters);
+        println!("not met: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+    }
     println!(
         "{} writes, {:.0} virtual hours, {:.1} s",
         total.writes,

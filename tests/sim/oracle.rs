@@ -95,8 +95,8 @@ pub(crate) struct Oracle {
     volatile: Vec<BTreeSet<WriteId>>,
     /// Writes without a status whose hosts have not come back.
     lost: BTreeSet<WriteId>,
-    /// When each operation under way that looks at values began.
-    looking: BTreeMap<Moment, ()>,
+    /// When each operation under way that looks at values began, and whose it is.
+    looking: BTreeMap<Moment, usize>,
 }
 
 /// The write that stands for what the LU held at first.
@@ -152,7 +152,7 @@ impl Oracle {
         let write =
             Write { lu, first, count, stamp, begun, ended, acknowledged: false, durable: false, era, host };
         self.writes.insert(id, write);
-        let oldest = self.looking.first_key_value().map_or(begun, |(moment, ())| *moment);
+        let oldest = self.looking.first_key_value().map_or(begun, |(moment, _)| *moment);
         for records in &mut self.lus[lu][first as usize..(first + count) as usize] {
             if records.len() > 4 {
                 // Nobody can meet these any more, whatever fails.
@@ -232,10 +232,17 @@ impl Oracle {
         }
     }
 
-    /// Something that looks at values, or a flush, begins.
-    pub(crate) fn begin(&mut self) -> Token {
+    /// A host has died: nobody will hear of what it had under way, which may take effect until the host is back.
+    pub(crate) fn host_died(&mut self, host: usize) {
+        let open = self.writes.iter().filter(|(_, write)| write.host == host && write.ended.is_none());
+        self.lost.extend(open.map(|(id, _)| *id));
+        self.looking.retain(|_, whose| *whose != host);
+    }
+
+    /// Something of a host that looks at values, or a flush, begins.
+    pub(crate) fn begin(&mut self, host: usize) -> Token {
         let begun = self.tick();
-        self.looking.insert(begun, ());
+        self.looking.insert(begun, host);
         Token { begun, era: self.era }
     }
 

@@ -7,6 +7,14 @@ use twinlun_io::sim::Rng;
 
 use crate::faults::Fault;
 
+/// How hosts prove themselves, and whether the unit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    None,
+    OneWay,
+    Mutual,
+}
+
 /// A LU of the set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LuPlan {
@@ -46,6 +54,11 @@ pub(crate) struct Plan {
     pub(crate) write_timeout: &'static str,
     pub(crate) rate: &'static str,
     pub(crate) manual_recovery: bool,
+    pub(crate) proof: Proof,
+    /// No image may be missing: the mirror falls to ATTENTION (R-MS-3).
+    pub(crate) strict: bool,
+    /// ATTENTION ends by an administrator's word only (R-MS-2).
+    pub(crate) manual_activation: bool,
     /// Faults on.
     pub(crate) trouble: Duration,
     /// Mean time between two faults.
@@ -72,6 +85,25 @@ impl Plan {
         rng.shuffle(&mut faults);
         faults.truncate(keep);
         let last = trouble.as_millis() as u64;
+        // What was thought of later draws from a stream of its own, so that older seeds stay what they were.
+        let mut later = Rng::new(seed).fork("plan of hosts");
+        let proof = match later.below(8) {
+            0 => Proof::Mutual,
+            1 => Proof::OneWay,
+            _ => Proof::None,
+        };
+        let strict = later.chance(1, 6);
+        let manual_activation = strict && later.chance(1, 2);
+        if later.chance(1, 4) {
+            faults.extend(match later.below(3) {
+                0 => &[Fault::KillHost][..],
+                1 => &[Fault::PowerHost],
+                _ => &[Fault::KillHost, Fault::PowerHost],
+            });
+        }
+        if manual_activation {
+            faults.push(Fault::Activate);
+        }
         let forks = (0..rng.index(3)).map(|_| Duration::from_millis(rng.range(500..=last))).collect();
         Self {
             seed,
@@ -86,12 +118,20 @@ impl Plan {
             write_timeout: rng.pick(&["0.5", "2", "5", "20"]).expect("not empty"),
             rate: rng.pick(&["unlimited", "unlimited", "256KiB/s", "2MiB/s"]).expect("not empty"),
             manual_recovery: rng.chance(1, 6),
+            proof,
+            strict,
+            manual_activation,
             trouble,
             calm,
             faults,
             forks,
             units,
         }
+    }
+
+    /// Whether hosts die and come back.
+    pub(crate) fn kills_hosts(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::KillHost | Fault::PowerHost))
     }
 
     /// Whether a command to the primary may end with an error of the medium.

@@ -13,7 +13,7 @@ use crate::oracle::View;
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::verify::Fork;
-use crate::{faults, host, verify};
+use crate::{faults, host, lives, verify};
 
 /// What became of a seed.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) fn run(plan: Plan, loud: bool) -> Outcome {
     Outcome {
         log: if violation.is_some() { stage.last_lines() } else { Vec::new() },
         violation,
-        counters: world.counters(),
+        counters: world.counters().into_iter().chain(stage.all_met()).collect(),
         hash: world.trace_hash(),
         writes: stage.oracle.borrow().writes(),
         virtual_time: world.now().since_start(),
@@ -92,13 +92,14 @@ async fn play(stage: &Rc<Stage>) -> Result<Vec<Fork>, String> {
         verify::converge(stage).await?;
     }
     stage.note(|| "trouble begins".into());
-    let hosts: Vec<_> = (0..stage.plan.hosts).map(|index| host::start(stage, index)).collect();
+    let hosts: Vec<_> = (0..stage.plan.hosts).map(|index| lives::start(stage, index)).collect();
     let forks = Rc::new(RefCell::new(Vec::new()));
     for at in stage.plan.forks.clone() {
         let (stage, forks) = (stage.clone(), forks.clone());
         let shard = stage.shard.clone();
         shard.spawn(async move {
             stage.shard.sleep(at).await;
+            stage.met("fork");
             let fork = verify::fork(&stage);
             forks.borrow_mut().push(fork);
         });

@@ -18,6 +18,7 @@ use twinlun_unit::config::{
     ChapConfig, Config, DiskConfig, EngineName, Limits, LinkConfig, PeerConfig, PortalConfig,
 };
 
+use crate::lives;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::verify::{self, Fork};
@@ -41,6 +42,8 @@ pub(crate) struct Unit {
     refused: RefCell<Option<String>>,
     /// What its next death will be put down to.
     pub(crate) death: Cell<Crash>,
+    /// Whether its death at an exact operation is ordered.
+    pub(crate) fuse: Cell<bool>,
     /// Whether it shall run.
     pub(crate) wanted: Cell<bool>,
     pub(crate) lives: Cell<u32>,
@@ -100,6 +103,7 @@ impl Unit {
             processor: RefCell::default(),
             refused: RefCell::default(),
             death: Cell::new(Crash::Kill),
+            fuse: Cell::new(false),
             wanted: Cell::new(true),
             lives: Cell::new(0),
             replaced: Cell::new(0),
@@ -125,14 +129,16 @@ impl Unit {
         self.process().is_some() && self.processor.borrow().strong_count() > 0
     }
 
-    /// Ends its life now.
-    pub(crate) fn end(&self, how: Crash) {
-        let Some(process) = self.process() else { return };
+    /// Ends its life now. Whether there was one to end.
+    pub(crate) fn end(&self, how: Crash) -> bool {
+        let Some(process) = self.process() else { return false };
         self.death.set(how);
+        self.fuse.set(false);
         match how {
             Crash::Kill => process.kill(),
             Crash::PowerCut => process.power_cut(),
         }
+        true
     }
 
     /// Leaves numbers of disks out that another world has used.
@@ -179,6 +185,10 @@ pub(crate) struct Stage {
     pub(crate) healed: Cell<bool>,
     /// Copies of the disks at moments when a host heard of a write and the fracture in force was not on record.
     pub(crate) overtaken: RefCell<Vec<Fork>>,
+    /// The present life of each host.
+    pub(crate) hosts: RefCell<BTreeMap<usize, Process>>,
+    /// What was met, by the names of `coverage.rs`.
+    met: RefCell<BTreeMap<&'static str, u64>>,
     violations: RefCell<Vec<String>>,
     log: RefCell<Vec<String>>,
     loud: bool,
@@ -203,6 +213,8 @@ impl Stage {
             closing: Cell::new(false),
             healed: Cell::new(false),
             overtaken: RefCell::default(),
+            hosts: RefCell::default(),
+            met: RefCell::default(),
             violations: RefCell::default(),
             log: RefCell::default(),
             loud,
@@ -234,6 +246,16 @@ impl Stage {
             log.drain(..KEPT);
         }
         log.push(line);
+    }
+
+    /// Counts something that a whole run has to meet.
+    pub(crate) fn met(&self, kind: &'static str) {
+        *self.met.borrow_mut().entry(kind).or_default() += 1;
+    }
+
+    /// What was met, and how often.
+    pub(crate) fn all_met(&self) -> BTreeMap<&'static str, u64> {
+        self.met.borrow().clone()
     }
 
     /// Notes what is too much for every run.
@@ -317,6 +339,9 @@ impl Stage {
             }
             let how = unit.death.get();
             self.note(|| format!("{} is found dead ({how:?})", unit.name));
+            if unit.fuse.replace(false) {
+                self.met(if index == 0 { "unit.fuse_primary" } else { "unit.fuse_secondary" });
+            }
             if how == Crash::PowerCut && index == 0 {
                 self.oracle.borrow_mut().power_cut();
             }
@@ -410,6 +435,9 @@ impl Stage {
                 self.must(index, Order::CreateLu(create)).await?;
             }
         }
+        if let Some(credentials) = lives::credentials(self.plan.proof) {
+            self.must(0, Order::AddHost(credentials)).await?;
+        }
         for lu in 0..self.plan.lus.len() {
             let map = api::MapLu { host: "any".into(), lun: Some(lu as u16) };
             self.must(0, Order::MapLu { name: lu_name(lu), map }).await?;
@@ -438,6 +466,13 @@ impl Stage {
                 attributes: set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             };
             self.must(0, Order::Mirror { name: MIRROR.into(), order: MirrorOrder::Set(set) }).await?;
+        }
+        if self.plan.strict {
+            let policy = if self.plan.manual_activation { "manual" } else { "automatic" };
+            let set = [("maximum_missing_images", "0"), ("activation_policy", policy)];
+            let attributes = set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            let set = MirrorOrder::Set(api::SetAttributes { unit: None, attributes });
+            self.must(0, Order::Mirror { name: MIRROR.into(), order: set }).await?;
         }
         Ok(())
     }

@@ -28,8 +28,10 @@ const MOST_JOBS: usize = 1500;
 /// Watches what must hold at every moment.
 pub(crate) async fn watch(stage: Rc<Stage>) {
     let mut configuration = vec![0; stage.units.len()];
+    let mut last = None;
     loop {
         stage.shard.sleep(Duration::from_millis(100)).await;
+        last = see(&stage, last.as_ref());
         for (index, newest) in configuration.iter_mut().enumerate() {
             let unit = &stage.units[index];
             if let Some(view) = stage.view(index) {
@@ -48,6 +50,31 @@ pub(crate) async fn watch(stage: Rc<Stage>) {
             }
         }
     }
+}
+
+/// Counts what the mirror's primary shows that it did not show before.
+fn see(stage: &Stage, last: Option<&MirrorView>) -> Option<MirrorView> {
+    let view = stage.view(0);
+    let (Some(now), Some(before)) = (&view, last) else { return view };
+    match (before.state.as_str(), now.state.as_str()) {
+        ("ACTIVE", "ATTENTION") => stage.met("mirror.attention"),
+        ("ATTENTION", "ACTIVE") if !stage.plan.manual_activation => stage.met("mirror.attention_ended"),
+        _ => {}
+    }
+    for image in now.images.iter().filter(|image| image.designator == "secondary") {
+        let Some(old) = before.images.iter().find(|old| old.unit == image.unit) else { continue };
+        let began = |is: fn(&ImageView) -> bool| is(image) && !is(old);
+        if began(|image| image.fractured) {
+            stage.met("mirror.fractured");
+        }
+        if began(|image| image.state == "SYNCHRONIZING") {
+            stage.met("mirror.synchronizing");
+        }
+        if began(is_in_step) {
+            stage.met("mirror.resynchronized");
+        }
+    }
+    view
 }
 
 fn is_in_step(image: &ImageView) -> bool {
@@ -86,6 +113,12 @@ pub(crate) async fn converge(stage: &Rc<Stage>) -> Result<(), String> {
             return Err(format!(
                 "not in step {CONVERGENCE:?} after everything was healed (I7): {view:?} {why:?} {refusals:?}"
             ));
+        }
+        if round.is_multiple_of(20) && view.is_some_and(|view| view.state != "ACTIVE") {
+            // Under the automatic policy it comes back by itself, or the test for that would be worth nothing.
+            if stage.plan.manual_activation && stage.order_mirror(MirrorOrder::Activate).await.is_ok() {
+                stage.met("mirror.activated");
+            }
         }
         if round.is_multiple_of(20) {
             for unit in stage.secondaries() {
@@ -130,6 +163,7 @@ async fn look_at_array(stage: &Rc<Stage>, index: usize) -> Result<(), String> {
     }) {
         let slot = disk.slot.parse().map_err(|_| "a slot without number")?;
         let done = faults::replace_disk(stage, index, slot).await;
+        stage.met("array.disk_failed");
         stage.note(|| {
             format!("{} disk {slot} is {}, replaced: {done:?}", stage.units[index].name, disk.state)
         });
