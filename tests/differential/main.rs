@@ -275,6 +275,13 @@ fn report(findings: &Findings, peer: Peer, seconds: f64, arguments: &Arguments) 
             println!("{times:8} {} ({}, {}): {}", rule.id, rule.verdict.words(), rule.clause, rule.why);
         }
     }
+    if findings.dropped.get() > 0 {
+        println!(
+            "{:8} times {} dropped its sessions between two sequences",
+            findings.dropped.get(),
+            peer.name()
+        );
+    }
     println!(
         "differential: {} sequences, {} commands to each side in {seconds:.1} s against {}; {} answered alike, {} known differences of {} kinds, \
          {} sequences cut short by them, {} unknown",

@@ -29,6 +29,9 @@ pub(crate) const LANES: [Lane; 4] = [
     Lane { number: 3, lun: 4, block: 4096 },
 ];
 
+/// How often a peer may drop its sessions in one reset.
+const RESET_ATTEMPTS: u32 = 3;
+
 /// The lane of a seed.
 pub(crate) fn lane_of(seed: u64) -> Lane {
     LANES[(seed % LANES.len() as u64) as usize]
@@ -49,6 +52,8 @@ pub(crate) struct Findings {
     pub(crate) equal: Cell<u64>,
     /// Sequences that a known difference of state ended early.
     pub(crate) cut: Cell<u64>,
+    /// How often the peer dropped its sessions between two sequences.
+    pub(crate) dropped: Cell<u64>,
     pub(crate) known: RefCell<BTreeMap<&'static str, u64>>,
     pub(crate) unknown: RefCell<Vec<Unknown>>,
     /// Unknown differences in all, and how often each came.
@@ -102,10 +107,7 @@ impl Pair {
     /// Runs steps on both, from the state in which every sequence begins.
     pub(crate) async fn run(&mut self, steps: &[Step], findings: &Findings) -> Result<End, Failure> {
         self.ours.reset(self.left).await.map_err(|error| format!("reset of ours: {error}"))?;
-        self.theirs
-            .reset(self.left)
-            .await
-            .map_err(|error| format!("reset of {}: {error}", self.peer.name()))?;
+        self.reset_theirs(findings).await?;
         self.left = Traces::of(steps, self.block);
         for step in steps {
             let (ours, theirs) = (self.ours.take(step).await, self.theirs.take(step).await);
@@ -131,6 +133,22 @@ impl Pair {
             }
         }
         self.compare_content(findings).await
+    }
+
+    /// The peer may drop its sessions while it is brought back to the beginning; ours may not.
+    async fn reset_theirs(&mut self, findings: &Findings) -> Result<(), Failure> {
+        for _ in 0..RESET_ATTEMPTS {
+            match self.theirs.reset(self.left).await {
+                Ok(()) => return Ok(()),
+                Err(_) if self.theirs.is_lost() => {
+                    add(&findings.dropped);
+                    self.left = Traces::ALL;
+                    self.theirs.log_in().await?;
+                }
+                Err(error) => return Err(format!("reset of {}: {error}", self.peer.name()).into()),
+            }
+        }
+        Err(format!("{} drops its sessions whenever it is reset", self.peer.name()).into())
     }
 
     fn explain(&self, difference: &Difference) -> Option<&'static Rule> {
