@@ -31,8 +31,9 @@ use lane::Lane;
 use report::Tally;
 use workload::{Plan, Timeline};
 
-/// How long answers are waited for awake.
-const BUSY_POLL: Duration = Duration::from_micros(200);
+/// How long answers are waited for awake: longer than a target needs for a whole queue of mirrored writes, or the target would pay for waking
+/// the load with each batch of answers.
+const BUSY_POLL: Duration = Duration::from_millis(1);
 /// Time limit of connecting and logging in, and of the silence after the end of the run.
 const PATIENCE: Duration = Duration::from_secs(30);
 
