@@ -399,7 +399,7 @@ pub(crate) const RULES: &[Rule] = &[
         theirs: "GOOD",
         verdict: TheirsWrong,
         clause: "SPC-4, commands allowed in the presence of reservations",
-        why: "MODE SENSE from a host that is not registered conflicts",
+        why: "MODE SENSE conflicts with a reservation that excludes the host",
     },
     Rule {
         id: "fewer-pages",
